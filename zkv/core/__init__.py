@@ -1,0 +1,1 @@
+"""The pure state machines of zkv, and their parts. No socket, clock, thread or randomness of their own."""
