@@ -1,0 +1,639 @@
+"""The core of a client: operations in, frames out, results when they are certain. No socket, no clock, no thread.
+
+Theory of operation. A call's operations are grouped by primary and cut into *batches*; a batch of writes has a number,
+and (client id, batch, index) names an operation for ever (SAFETY 24). A *try* carries a batch, or what is left of it, to one
+node. What a try leaves open (refused, timed out, its node gone) is tried again, at whoever is primary by then, under the
+same identity; parts of one batch may end up at several primaries and merge by index. A try that left and was not
+definitely refused leaves its operations in *doubt*: if the deadline passes, an operation in doubt may have been done,
+any other was certainly not (SAFETY 25).
+
+Every try names its deadline in the clock of the node it goes to, learned in a handshake (SAFETY 26): late work is
+dropped there, so that nothing of this client is executed after it has given up.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
+from typing import Any, Final
+
+from zkv.core import wire
+from zkv.core.fragments import Fragments
+from zkv.core.local import MANAGER, Address
+from zkv.core.shardmap import DEAD, UP, Delta, ShardMap, shards_of
+from zkv.core.wire import Malformed
+
+BATCH_OPS: Final = 1024
+"""Operations of one batch: enough to make its overhead vanish, few enough for nodes to work while others travel."""
+WINDOW: Final = 8
+"""Tries under way to one node; further batches wait here."""
+TRY_MS: Final = 500.0
+"""Patience with a try before the manager is asked and the rest is sent again; doubled with each try."""
+TRY_MAX_MS: Final = 2000.0
+BACKOFF_MS: Final = 4.0
+"""Pause before a definitely refused operation is tried again; doubled with each, with jitter, up to the maximum."""
+BACKOFF_MAX_MS: Final = 100.0
+HELLO_MS: Final = 100.0
+PULL_MS: Final = 50.0
+MANAGER_MS: Final = 200.0
+CLOCK_MS: Final = 10_000.0
+"""How long an estimate of a node's clock is held against newer, worse ones."""
+
+
+class Batch:
+    """Operations that were submitted together for one primary, under one identity."""
+
+    __slots__ = (
+        "attempt", "call", "doubt", "keys", "latest", "left", "number", "op", "positions", "shards", "sources",
+        "statuses", "values", "versions", "wire_values",
+    )  # fmt: skip
+
+    def __init__(
+        self, call: Call, op: int, number: int, positions: Sequence[int], shards: Sequence[int], keys: Sequence[Any],
+        wire_values: Sequence[Any] | None,
+    ) -> None:  # fmt: skip
+        self.call = call
+        self.op = op
+        self.number = number
+        """Identity of a batch of writes; 0 for reads."""
+        self.positions = positions
+        """Where its operations stand in the call."""
+        self.shards = shards
+        self.keys = keys
+        self.wire_values = wire_values
+        self.attempt = 0
+        self.latest: dict[int, int] = {}
+        """index -> newest attempt, for operations that were tried more than once."""
+        self.doubt: set[int] = set()
+        """Indices that some try may have done."""
+        self.left: set[int] | None = None
+        """Indices without a result; None: all of them, and no try has been answered in part."""
+        self.versions: list[int] = []
+        self.values: list[Any] = []
+        self.statuses: list[int] = []
+        self.sources: list[int] = []
+        """Boot id of the node that answered, by operation; one entry where one node answered all."""
+
+    def open(self) -> Sequence[int]:
+        """Indices without a result."""
+        return range(len(self.keys)) if self.left is None else sorted(self.left)
+
+
+class Call:
+    """One call of the API: its operations and, once `done`, their results."""
+
+    __slots__ = ("batches", "count", "deadline_ms", "failure", "pending", "started_ms", "unrouted")
+
+    def __init__(self, count: int, now_ms: float, deadline_ms: float) -> None:
+        self.count = count
+        self.started_ms = now_ms
+        self.deadline_ms = deadline_ms
+        self.batches: list[Batch] = []
+        self.pending = 0
+        """Batches without all results."""
+        self.unrouted: tuple[int, Sequence[Any], Sequence[Any] | None] | None = None
+        """(op, keys, values) while there is no map to route by."""
+        self.failure: Failure | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether every operation has its result, or the call failed."""
+        return self.failure is not None or (not self.pending and self.unrouted is None)
+
+    def results(self) -> tuple[list[int], list[Any], list[int], list[int]]:
+        """(versions, values, statuses, boot ids of who answered), in the order of the call's operations."""
+        if len(self.batches) == 1 and len(self.batches[0].positions) == self.count:
+            batch = self.batches[0]
+            return batch.versions, batch.values, batch.statuses, _spread(batch.sources, self.count)
+        versions, values, statuses, sources = [0] * self.count, [None] * self.count, [0] * self.count, [0] * self.count
+        for batch in self.batches:
+            for position, version in zip(batch.positions, batch.versions, strict=True):
+                versions[position] = version
+            if batch.values:
+                for position, value in zip(batch.positions, batch.values, strict=True):
+                    values[position] = value
+            if batch.statuses:
+                for position, status in zip(batch.positions, batch.statuses, strict=True):
+                    statuses[position] = status
+            for position, source in zip(batch.positions, _spread(batch.sources, len(batch.positions)), strict=True):
+                sources[position] = source
+        return versions, values, statuses, sources
+
+
+class Failure:
+    """Why a call failed: `kind` is one of the constants below, `unknown` whether a write of it may have been done."""
+
+    __slots__ = ("kind", "shard", "text", "unknown")
+    UNREACHABLE: Final = "manager unreachable"
+    NOT_FORMED: Final = "not formed"
+    UNAVAILABLE: Final = "shard unavailable"
+    TIMED_OUT: Final = "timed out"
+    REFUSED: Final = "refused"
+
+    def __init__(self, kind: str, text: str, *, unknown: bool, shard: int | None = None) -> None:
+        self.kind = kind
+        self.text = text
+        self.unknown = unknown
+        self.shard = shard
+
+
+class Try:
+    """One request under way."""
+
+    __slots__ = ("attempt", "batch", "indices", "sent_ms", "timeout_ms")
+
+    def __init__(self, batch: Batch, indices: Sequence[int], attempt: int) -> None:
+        self.batch = batch
+        self.indices = indices
+        self.attempt = attempt
+        self.sent_ms = 0.0
+        self.timeout_ms = 0.0
+
+
+class Link:
+    """What the client knows of one node (one boot id)."""
+
+    __slots__ = ("clock_ms", "hello_ms", "offset_ms", "queue", "tries")
+
+    def __init__(self) -> None:
+        self.offset_ms: float | None = None
+        """The node's clock minus ours, an upper bound that is off by one way's delay at most; None before HELLO."""
+        self.clock_ms = float("-inf")
+        """When `offset_ms` was estimated."""
+        self.hello_ms = float("-inf")
+        self.queue: list[Try] = []
+        self.tries: dict[int, Try] = {}
+        """Request number -> try under way."""
+
+    def hear_clock(self, sent_ms: float, node_ms: float, now_ms: float) -> None:
+        """Estimate the node's clock from a round trip: too late rather than too early, so that no work in time is late."""
+        offset = node_ms + 1.0 - sent_ms
+        if self.offset_ms is None or offset < self.offset_ms or now_ms - self.clock_ms > CLOCK_MS:
+            self.offset_ms, self.clock_ms = offset, now_ms
+
+
+class ClientCore:
+    """The client's side of the protocol.
+
+    `submit` starts a call, `step` moves everything; a host repeats `step` until `call.done`.
+    """
+
+    def __init__(self, client: int, rng: random.Random) -> None:
+        self.client = client
+        self.rng = rng
+        self.map = ShardMap.empty()
+        self.map_endpoint = ""
+        self.retries = 0
+        self.next_wake_ms = 0.0
+        self._now_ms = 0.0
+        self._calls: dict[Call, None] = {}
+        self._batches = 0
+        self._open_writes: dict[int, Batch] = {}
+        """Batches of writes that may still be asked about, lowest first (SAFETY 24)."""
+        self._requests = 0
+        self._links: dict[int, Link] = {}
+        self._waiting: list[tuple[float, Batch, list[int]]] = []
+        """(due, batch, indices) to be tried again."""
+        self._primaries: list[int] = []
+        self._greeted_ms: float | None = None
+        """When the manager last welcomed us."""
+        self._asked_manager_ms = float("-inf")
+        self._pulled_ms = float("-inf")
+        self._out: list[tuple[Address, bytes]] = []
+        self._fragments = Fragments()
+        self._handlers: dict[int, Callable[[Address, wire.Header, bytes], None]] = {
+            wire.REPLY: self._on_reply,
+            wire.REFUSED: self._on_refused,
+            wire.HELLO_ACK: self._on_hello_ack,
+            wire.WELCOME: self._on_welcome,
+            wire.MAP: self._on_map,
+            wire.MAP_DELTA: self._on_map_delta,
+            wire.MAP_PULL: self._on_map_pull,
+            wire.BEACON: self._on_beacon,
+        }
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    def submit(self, op: int, keys: Sequence[Any], values: Sequence[Any] | None, now_ms: float, deadline_ms: float) -> Call:
+        """Start a call of one operation on many keys (values as they travel); results come with `step`."""
+        self._now_ms = now_ms
+        call = Call(len(keys), now_ms, deadline_ms)
+        self._calls[call] = None
+        call.unrouted = (op, keys, values)
+        if self.map.version:
+            self._route(call)
+        return call
+
+    def abandon(self, call: Call) -> None:
+        """The caller gave up (an interrupt): forget the call."""
+        self._end(call)
+
+    def _route(self, call: Call) -> None:
+        """Cut a call into batches by primary."""
+        assert call.unrouted is not None
+        (op, keys, values), call.unrouted = call.unrouted, None
+        shards = shards_of(keys, len(self.map.shards))
+        by_primary: dict[int, list[int]] = defaultdict(list)
+        for position, primary in enumerate(map(self._primaries.__getitem__, shards)):
+            by_primary[primary].append(position)
+        for positions in by_primary.values():
+            for start in range(0, len(positions), BATCH_OPS):
+                chosen = positions[start : start + BATCH_OPS]
+                columns: tuple[Sequence[Any], Sequence[Any], Sequence[Any] | None]
+                if len(chosen) == len(keys):
+                    columns = (shards, keys, values)
+                else:
+                    pick = _picker(chosen)
+                    columns = (pick(shards), pick(keys), None if values is None else pick(values))
+                number = 0
+                if op in wire.WRITES:
+                    self._batches += 1
+                    number = self._batches
+                batch = Batch(call, op, number, chosen, *columns)
+                if number:
+                    self._open_writes[number] = batch
+                call.batches.append(batch)
+                call.pending += 1
+                self._try(batch, range(len(chosen)))
+        if call.done:
+            self._end(call)  # it had no operations
+
+    def _try(self, batch: Batch, indices: Sequence[int]) -> None:
+        """Queue tries for `indices` of a batch, one for each node that is primary of some."""
+        by_primary: dict[int, list[int]] = defaultdict(list)
+        for index in indices:
+            by_primary[self._primaries[batch.shards[index]]].append(index)
+        for primary, chosen in by_primary.items():
+            batch.attempt += 1
+            if batch.attempt > len(by_primary):
+                self.retries += 1
+            if batch.attempt > 1:
+                batch.latest.update(dict.fromkeys(chosen, batch.attempt))
+            whole = len(chosen) == len(batch.keys)
+            attempt = Try(batch, range(len(chosen)) if whole else chosen, batch.attempt)
+            self._links.setdefault(primary, Link()).queue.append(attempt)
+
+    def _send_tries(self, boot: int, link: Link) -> None:
+        """Send what the window allows, once the node's clock is known."""
+        if boot not in self.map.members:
+            return
+        if link.offset_ms is None:
+            if link.queue and self._now_ms - link.hello_ms >= HELLO_MS:
+                if link.hello_ms > float("-inf"):
+                    self._pull_map(MANAGER)  # it does not answer: perhaps it is no longer there
+                link.hello_ms = self._now_ms
+                self._send(boot, wire.HELLO, self._now_ms)
+            return
+        while link.queue and len(link.tries) < WINDOW:
+            attempt = link.queue.pop(0)
+            batch = attempt.batch
+            call = batch.call
+            if call.failure is not None or self._now_ms >= call.deadline_ms:
+                continue  # its deadline comes up in this very step
+            self._requests += 1
+            attempt.sent_ms = self._now_ms
+            attempt.timeout_ms = min(TRY_MS * 2 ** min(attempt.attempt - 1, 8), TRY_MAX_MS)
+            link.tries[self._requests] = attempt
+            whole = type(attempt.indices) is range
+            pick = (lambda column: column) if whole else _picker(attempt.indices)
+            body = [
+                self._requests,
+                attempt.attempt,
+                batch.number,
+                next(iter(self._open_writes), batch.number),
+                int(call.deadline_ms + link.offset_ms),
+                batch.op,
+                None if whole else wire.pack_u16(attempt.indices),
+                wire.pack_u16(pick(batch.shards)),
+                pick(batch.keys),
+                None if batch.wire_values is None else pick(batch.wire_values),
+            ]
+            self._send(boot, wire.REQUEST, body)
+
+    # --- a turn -------------------------------------------------------------------------------------------------------
+
+    def step(self, frames: Iterable[tuple[Address, bytes]], now_ms: float) -> list[tuple[Address, bytes]]:
+        """One turn: handle `frames` (source: MANAGER or a boot id), then timers; returns (destination, frame)."""
+        self._now_ms = now_ms
+        # A client that wakes from a pause looks at its deadlines before anything else (SAFETY 24).
+        self._expire_calls()
+        for source, frame in frames:
+            self._receive(source, frame)
+        self._time_out_tries()
+        self._try_again()
+        for boot, link in self._links.items():
+            if link.queue:
+                self._send_tries(boot, link)
+        self._keep_contact()
+        out, self._out = self._out, []
+        self.next_wake_ms = max(now_ms + 1.0, self._next_wake_ms())
+        return self._fragments.outgoing(out, now_ms)
+
+    def _receive(self, source: Address, frame: bytes) -> None:
+        try:
+            header = wire.decode_header(frame)
+            if header.kind in (wire.FRAGMENT, wire.FRAGMENT_ACK):
+                whole = self._fragments.incoming(source, header, frame, self._now_ms)
+                if whole is None:
+                    return
+                frame, header = whole, wire.decode_header(whole)
+            handler = self._handlers.get(header.kind)
+            if handler is not None and (header.cluster == self.map.cluster or not self.map.cluster):
+                handler(source, header, frame)
+        except (Malformed, TypeError, ValueError, KeyError, IndexError):
+            return  # a peer's error: the try it was meant for times out
+
+    def _send(self, to: Address, kind: int, body: Any) -> None:
+        target = to if isinstance(to, int) and to != MANAGER else 0
+        self._out.append((to, wire.encode(kind, self.map.cluster, self.client, target, self.map.version, body)))
+
+    def _next_wake_ms(self) -> float:
+        wakes = [call.deadline_ms for call in self._calls]
+        wakes += [due_ms for due_ms, _, _ in self._waiting]
+        for link in self._links.values():
+            wakes += [attempt.sent_ms + attempt.timeout_ms for attempt in link.tries.values()]
+            if link.queue and link.offset_ms is None:
+                wakes.append(link.hello_ms + HELLO_MS)
+        if self._calls and not self.map.version:
+            wakes.append(self._asked_manager_ms + MANAGER_MS)
+        wakes.append(self._fragments.next_wake_ms())
+        return min(wakes)
+
+    # --- answers --------------------------------------------------------------------------------------------------------
+
+    def _on_reply(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        request, attempt, node_ms, statuses, packed, values = wire.decode_body(frame)
+        link = self._links.get(header.sender)
+        current = link.tries.pop(request, None) if link else None
+        if link is None or current is None:
+            return
+        link.hear_clock(current.sent_ms, node_ms, self._now_ms)
+        batch = current.batch
+        versions = wire.unpack_u64(packed)
+        if len(versions) != len(current.indices):
+            raise Malformed("a reply of another length than its request")
+        if batch.call.failure is not None:
+            return
+        if statuses is None and type(current.indices) is range and batch.left is None:
+            batch.versions, batch.values, batch.sources = versions, values or [], [header.sender]
+            self._finish(batch)
+            return
+        self._merge(header.sender, current, statuses or bytes(len(versions)), versions, values)
+        if header.map_version > self.map.version:
+            self._pull_map(source)
+
+    def _merge(self, sender: int, current: Try, statuses: bytes, versions: list[int], values: Any) -> None:
+        """Take results operation by operation; what was refused is tried again."""
+        batch = current.batch
+        if batch.left is None:
+            count = len(batch.keys)
+            batch.left = set(range(count))
+            batch.versions, batch.values, batch.statuses = [0] * count, [None] * count, [0] * count
+            batch.sources = [0] * count
+        again: list[int] = []
+        for place, index in enumerate(current.indices):
+            if index not in batch.left:
+                continue
+            status = statuses[place]
+            if status == wire.OK or (status == wire.MISSING and self._is_latest(current, index)):
+                batch.left.discard(index)
+                batch.versions[index], batch.statuses[index] = versions[place], status
+                batch.sources[index] = sender
+                if values is not None:
+                    batch.values[index] = values[place]
+                continue
+            if status not in wire.DEFINITE:
+                batch.doubt.add(index)
+            if status == wire.EXPIRED:
+                self._fail(batch.call, Failure(Failure.TIMED_OUT, "the session expired on the server", unknown=True))
+                return
+            if self._is_latest(current, index):
+                again.append(index)
+        if not batch.left:
+            self._finish(batch)
+        elif again:
+            self._later(batch, again)
+
+    def _is_latest(self, current: Try, index: int) -> bool:
+        """A failed condition counts only as the answer to the latest try (SAFETY 24)."""
+        return current.batch.latest.get(index, 1) == current.attempt
+
+    def _finish(self, batch: Batch) -> None:
+        """All results of a batch are in."""
+        batch.left = set()
+        self._open_writes.pop(batch.number, None)
+        batch.call.pending -= 1
+        if batch.call.done:
+            self._end(batch.call)
+
+    def _on_refused(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        request, code, text = wire.decode_body(frame)
+        link = self._links.get(header.sender) or (self._links.get(source) if isinstance(source, int) else None)
+        if code == wire.WRONG_BOOT and isinstance(source, int):
+            # Another start of the node answers on that port: what we sent to the earlier one in this try was not done.
+            self._pull_map(MANAGER)
+            self._lose(source)
+        elif code == wire.BAD_REQUEST and link is not None and request in link.tries:
+            call = link.tries.pop(request).batch.call
+            self._fail(call, Failure(Failure.REFUSED, f"the node refused the request: {text}", unknown=False))
+
+    def _on_hello_ack(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        sent_ms, node_ms, _ = wire.decode_body(frame)
+        link = self._links.get(header.sender)
+        if link is not None:
+            link.hear_clock(sent_ms, node_ms, self._now_ms)
+
+    # --- tries that came to nothing -------------------------------------------------------------------------------------
+
+    def _later(self, batch: Batch, indices: list[int]) -> None:
+        """Try again after a jittered, growing pause; a new map cuts it short."""
+        pause_ms = min(BACKOFF_MS * 2 ** min(batch.attempt - 1, 10), BACKOFF_MAX_MS) * self.rng.uniform(0.5, 1.0)
+        self._waiting.append((self._now_ms + pause_ms, batch, indices))
+
+    def _try_again(self) -> None:
+        if not self._waiting:
+            return
+        due, self._waiting = (
+            [item for item in self._waiting if item[0] <= self._now_ms],
+            [item for item in self._waiting if item[0] > self._now_ms],
+        )
+        for _, batch, indices in due:
+            if batch.call.failure is None:
+                open_indices = [index for index in indices if batch.left is None or index in batch.left]
+                if open_indices:
+                    self._try(batch, open_indices)
+
+    def _time_out_tries(self) -> None:
+        for boot, link in self._links.items():
+            for request, attempt in list(link.tries.items()):
+                if self._now_ms - attempt.sent_ms >= attempt.timeout_ms:
+                    del link.tries[request]
+                    self._doubt(attempt)
+                    self._pull_map(MANAGER)
+                    self._waiting.append((self._now_ms, attempt.batch, self._still_open(attempt)))
+
+    def _still_open(self, attempt: Try) -> list[int]:
+        left = attempt.batch.left
+        return [index for index in attempt.indices if (left is None or index in left) and self._is_latest(attempt, index)]
+
+    def _doubt(self, attempt: Try) -> None:
+        """This try left and was not answered: it may have been, or may yet be, done."""
+        attempt.batch.doubt.update(attempt.indices)
+
+    def _lose(self, boot: int) -> None:
+        """A node is gone: what is under way there is tried elsewhere at once, under the same identity."""
+        link = self._links.pop(boot, None)
+        if link is None:
+            return
+        for attempt in link.tries.values():
+            self._doubt(attempt)
+        for attempt in [*link.tries.values(), *link.queue]:
+            self._waiting.append((self._now_ms, attempt.batch, self._still_open(attempt)))
+
+    def _expire_calls(self) -> None:
+        for call in list(self._calls):
+            if self._now_ms >= call.deadline_ms:
+                self._fail(call, self._verdict(call))
+
+    def _verdict(self, call: Call) -> Failure:
+        """What to tell the caller whose deadline passed (SAFETY 25)."""
+        unknown = self._in_doubt(call)
+        waited = f"after {(call.deadline_ms - call.started_ms) / 1000:g} s"
+        if call.unrouted is not None:
+            if self._greeted_ms is None:
+                return Failure(Failure.UNREACHABLE, f"no answer from the manager {waited}", unknown=False)
+            return Failure(Failure.NOT_FORMED, f"the cluster has not formed {waited}", unknown=False)
+        for batch in call.batches:
+            for index in batch.open():
+                if all(self._state(boot) != UP for boot in self.map.shards[batch.shards[index]].replicas):
+                    shard = batch.shards[index]
+                    text = f"no copy of shard {shard} is reachable {waited}"
+                    return Failure(Failure.UNAVAILABLE, text, unknown=unknown, shard=shard)
+        return Failure(Failure.TIMED_OUT, f"no answer {waited}", unknown=unknown)
+
+    def _in_doubt(self, call: Call) -> bool:
+        """Whether some write of the call may have been done without an answer: a try left, not definitely refused."""
+        under_way = {attempt.batch for link in self._links.values() for attempt in link.tries.values()}
+        for batch in call.batches:
+            if batch.number and (batch.left is None or batch.left):
+                left = set(batch.open())
+                if batch in under_way or not left.isdisjoint(batch.doubt) or len(left) < len(batch.keys):
+                    return True
+        return any(batch.number and batch.left is not None and not batch.left for batch in call.batches)
+
+    def _state(self, boot: int) -> int:
+        member = self.map.members.get(boot)
+        return member.state if member else DEAD
+
+    def _fail(self, call: Call, failure: Failure) -> None:
+        call.failure = failure
+        self._end(call)
+
+    def _end(self, call: Call) -> None:
+        """Forget a call: its batches are below the watermark from here on."""
+        self._calls.pop(call, None)
+        for batch in call.batches:
+            self._open_writes.pop(batch.number, None)
+        if call.failure is not None:
+            self._waiting = [item for item in self._waiting if item[1].call is not call]
+            for link in self._links.values():
+                link.queue = [attempt for attempt in link.queue if attempt.batch.call is not call]
+                link.tries = {number: attempt for number, attempt in link.tries.items() if attempt.batch.call is not call}
+
+    # --- the map --------------------------------------------------------------------------------------------------------
+
+    def _keep_contact(self) -> None:
+        """Ask the manager for a map while there is none."""
+        if self._calls and not self.map.version and self._now_ms - self._asked_manager_ms >= MANAGER_MS:
+            self._asked_manager_ms = self._now_ms
+            self._send(MANAGER, wire.HELLO, self._now_ms)
+
+    def _pull_map(self, source: Address) -> None:
+        """Ask for a newer map: who showed it, and the manager."""
+        if self._now_ms - self._pulled_ms >= PULL_MS:
+            self._pulled_ms = self._now_ms
+            self._send(MANAGER, wire.MAP_PULL, None)
+            if source != MANAGER:
+                self._send(source, wire.MAP_PULL, None)
+
+    def _on_welcome(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        _, _, map_endpoint, _ = wire.decode_body(frame)
+        self._greeted_ms = self._now_ms
+        self.map_endpoint = str(map_endpoint)
+        if not self.map.cluster:
+            self.map = ShardMap.empty(header.cluster)
+
+    def _on_map(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        self._install(ShardMap.from_wire(wire.decode_body(frame)))
+
+    def _on_map_delta(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        delta = Delta.from_wire(wire.decode_body(frame))
+        if delta.base == self.map.version and delta.cluster == self.map.cluster:
+            self._install(self.map.with_changes(delta))
+        elif delta.version > self.map.version:
+            self._pull_map(MANAGER)
+
+    def _on_beacon(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        if header.map_version > self.map.version:
+            self._pull_map(MANAGER)
+
+    def _on_map_pull(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        """A node that has seen our newer map asks for it (SAFETY 4)."""
+        if self.map.version:
+            self._send(source, wire.MAP, self.map.to_wire())
+
+    def _install(self, new: ShardMap) -> None:
+        """A newer map: whatever waits, or is under way to a node that is gone, is tried again at once."""
+        if new.version <= self.map.version or (self.map.cluster and new.cluster != self.map.cluster):
+            return
+        self.map = new
+        self._primaries = [shard.primary for shard in new.shards]
+        for boot in list(self._links):
+            if self._state(boot) != UP:
+                self._lose(boot)
+            else:
+                self._reroute(boot)
+        self._waiting = [(self._now_ms, batch, indices) for _, batch, indices in self._waiting]
+        for call in list(self._calls):
+            if call.unrouted is not None:
+                self._route(call)
+            else:
+                self._fail_lost(call)
+
+    def _reroute(self, boot: int) -> None:
+        """Queued tries whose shards have another primary now go there; what is under way is answered by the node."""
+        link = self._links[boot]
+        primaries = self._primaries
+        moved = [
+            attempt
+            for attempt in link.queue
+            if any(primaries[attempt.batch.shards[index]] != boot for index in attempt.indices)
+        ]
+        if moved:
+            link.queue = [attempt for attempt in link.queue if attempt not in moved]
+            for attempt in moved:
+                self._waiting.append((self._now_ms, attempt.batch, self._still_open(attempt)))
+
+    def _fail_lost(self, call: Call) -> None:
+        """Every copy of a shard is proven dead: waiting for the deadline would not bring it back."""
+        for batch in call.batches:
+            for index in batch.open():
+                shard = batch.shards[index]
+                if all(self._state(boot) == DEAD for boot in self.map.shards[shard].replicas):
+                    text = f"every node that held shard {shard} is dead; its keys are lost"
+                    self._fail(call, Failure(Failure.UNAVAILABLE, text, unknown=self._in_doubt(call), shard=shard))
+                    return
+
+
+def _picker(chosen: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """A function that takes the chosen places of a column."""
+    if len(chosen) == 1:
+        (only,) = chosen
+        return lambda column: (column[only],)
+    return itemgetter(*chosen)
+
+
+def _spread(sources: list[int], count: int) -> list[int]:
+    return sources * count if len(sources) == 1 else sources

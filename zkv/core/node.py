@@ -1,0 +1,530 @@
+"""The core of a storage node: frames and time in, frames out. No socket, no clock, no thread.
+
+A step is one turn: every frame that was waiting, then the end of the turn, where replication, acknowledgements and
+questions leave, once each. `Node` dispatches frames, keeps the map and the timers, and moves shards between the roles:
+`Serving` (primary), `Takeovers` (on the way to it), `Following` (backup).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from zkv.core import wire
+from zkv.core.following import Following
+from zkv.core.fragments import Fragments
+from zkv.core.local import MANAGER, PUBLISH, Address, Local
+from zkv.core.replies import Held
+from zkv.core.serving import Serving
+from zkv.core.settings import ClusterSettings
+from zkv.core.shardmap import DEAD, UP, Delta, ShardMap, shard_of
+from zkv.core.store import Row
+from zkv.core.takeover import Takeovers
+from zkv.core.wire import Malformed
+
+JOIN_MS: Final = 200.0
+"""Interval at which a node asks the manager to let it in."""
+BEACON_LOST_MS: Final = 1000.0
+"""Silence of the manager after which its socket is renewed and the map pulled."""
+PULL_MS: Final = 20.0
+"""Shortest interval between two pulls of the map from one source."""
+LEASE_RETRY_MS: Final = 20.0
+"""Interval at which a peer is asked for a grant that does not count yet."""
+EXPIRE_MS: Final = 1000.0
+STASH_LIMIT: Final = 1024
+"""Frames kept until the map they were sent under arrives; further ones are dropped and come again."""
+OPS_LIMIT: Final = 16_384
+"""Operations of one request."""
+STASHED: Final = frozenset((wire.REQUEST, wire.BATCH, wire.TAIL_PULL, wire.TAILS, wire.FENCE))
+"""Frames that act on epochs: they wait until this node knows the map they were sent under (SAFETY 4)."""
+
+
+class Node:
+    """One storage node.
+
+    `step` is the only way in. `rejected` is set once the manager refuses this node for good; the host then stops.
+    """
+
+    def __init__(
+        self, name: str, boot: int, endpoint: str, rng: random.Random, *, zone: str = "", weight: float = 1.0
+    ) -> None:
+        self.boot = boot
+        self.name = name
+        self.about = {"name": name, "endpoint": endpoint, "zone": zone, "weight": weight}
+        self.rng = rng
+        self.rejected: str | None = None
+        self.map_endpoint = ""
+        """Where the manager publishes map changes; the host subscribes."""
+        self.heartbeat_endpoint = ""
+        """Where the manager listens to heartbeats; the host publishes."""
+        self.subscription = 0
+        """Raised when the subscription has to be made anew: beacons stayed away (ZEROMQ.md, slow joiners)."""
+        self.manager_boot = 0
+        self.next_wake_ms = 0.0
+        self.peers: set[int] = set()
+        """Members that back up a shard of which this node is primary."""
+        self.owners: set[int] = set()
+        """Members that are primary of a shard backed up here."""
+        self._joined = False
+        self._join_ms = float("-inf")
+        self._beacon_ms = float("-inf")
+        self._heartbeat_ms = float("-inf")
+        self._expire_ms = 0.0
+        self._started_ms: float | None = None
+        self._peers_since_ms: dict[int, float] = {}
+        self._pulled_ms: dict[Address, float] = {}
+        self._stash: list[tuple[Address, bytes]] = []
+        self._wakes: list[float] = []
+        self._set_up(ClusterSettings(), ShardMap.empty())
+        self._handlers: dict[int, Callable[[Address, wire.Header, bytes], None]] = {
+            wire.REQUEST: self._on_request,
+            wire.BATCH: self._on_batch,
+            wire.ACK: self._on_ack,
+            wire.LEASE: self._on_lease,
+            wire.GRANT: self._on_grant,
+            wire.TAIL_PULL: self._on_tail_pull,
+            wire.TAILS: self._on_tails,
+            wire.FENCE: self._on_fence,
+            wire.FENCED: self._on_fenced,
+            wire.HELLO: self._on_hello,
+            wire.MAP: self._on_map,
+            wire.MAP_DELTA: self._on_map_delta,
+            wire.MAP_PULL: self._on_map_pull,
+            wire.BEACON: self._on_beacon,
+            wire.WELCOME: self._on_welcome,
+            wire.ACTIVE_ACK: self._on_active_ack,
+            wire.REFUSED: self._on_refused,
+        }
+
+    def _set_up(self, settings: ClusterSettings, shard_map: ShardMap) -> None:
+        """The roles, for a cluster whose settings are known."""
+        self.local = Local(self.name, self.boot, settings, shard_map)
+        self.serving = Serving(self.local)
+        self.following = Following(self.local)
+        self.takeovers = Takeovers(self.local, self.serving)
+        self.fragments = Fragments()
+
+    @property
+    def map(self) -> ShardMap:
+        """The newest map this node knows."""
+        return self.local.map
+
+    # --- a turn -----------------------------------------------------------------------------------------------------
+
+    def step(self, frames: Iterable[tuple[Address, bytes]], now_ms: float) -> list[tuple[Address, bytes]]:
+        """One turn: handle `frames` (source, frame), drained before `now_ms` was read; returns (destination, frame)."""
+        local = self.local
+        local.now_ms = now_ms
+        if self._started_ms is None:
+            self._started_ms = self._beacon_ms = now_ms
+        for source, frame in frames:
+            self._receive(source, frame)
+        self._end_turn()
+        local = self.local
+        out, local.out = local.out, []
+        return self.fragments.outgoing(out, now_ms)
+
+    def _receive(self, source: Address, frame: bytes) -> None:
+        local = self.local
+        try:
+            header = wire.decode_header(frame)
+            if header.kind in (wire.FRAGMENT, wire.FRAGMENT_ACK):
+                whole = self.fragments.incoming(source, header, frame, local.now_ms)
+                if whole is None:
+                    return
+                frame, header = whole, wire.decode_header(whole)
+            if not self._addressed_here(source, header):
+                return
+            if header.map_version > local.map.version:
+                self._pull(source, header.map_version)
+                if header.kind in STASHED:
+                    if len(self._stash) < STASH_LIMIT:
+                        self._stash.append((source, frame))
+                    return
+            handler = self._handlers.get(header.kind)
+            if handler is None:
+                raise Malformed(f"kind {header.kind} is not for a node")
+            handler(source, header, frame)
+        except (Malformed, TypeError, ValueError, KeyError, IndexError) as error:
+            # The peer's error, not ours: the frame is dropped, and counted. Our own errors are AssertionErrors.
+            local.fired["malformed frames"] += 1
+            self._refuse(source, frame, wire.BAD_REQUEST, str(error))
+
+    def _addressed_here(self, source: Address, header: wire.Header) -> bool:
+        """Whether a frame is meant for this incarnation in this cluster (SAFETY 2, 3)."""
+        cluster = self.local.map.cluster
+        if header.cluster != cluster and header.cluster and cluster:
+            self.local.send(source, wire.REFUSED, [0, wire.WRONG_CLUSTER, "this node belongs to another cluster"])
+            return False
+        if header.target not in (0, self.boot):
+            self.local.send(source, wire.REFUSED, [0, wire.WRONG_BOOT, "meant for an earlier start of this node"])
+            return False
+        return True
+
+    def _refuse(self, source: Address, frame: bytes, code: int, text: str) -> None:
+        """Tell a client what is wrong with its request, by the number it gave it."""
+        try:
+            if wire.decode_header(frame).kind == wire.REQUEST:
+                request = wire.decode_body(frame)[0]
+                self.local.send(source, wire.REFUSED, [int(request), code, text])
+        except (Malformed, TypeError, ValueError, KeyError, IndexError):
+            return
+
+    def _end_turn(self) -> None:
+        local, settings = self.local, self.local.settings
+        now_ms = local.now_ms
+        self._wakes = [now_ms + settings.heartbeat_ms]
+        if local.map.version:
+            self.takeovers.ask()
+            self.takeovers.advance()
+            self.takeovers.announce()
+            self.serving.drop_tombstones()
+            self.serving.flush()
+            self.following.acknowledge()
+            self._renew_leases()
+            self._resend()
+            self.takeovers.next_wake_ms(self._wakes.append)
+            if now_ms >= self._expire_ms:
+                self._expire_ms = now_ms + EXPIRE_MS
+                local.sessions.expire(now_ms)
+        self._keep_contact()
+        self._wakes.append(self.fragments.next_wake_ms())
+        self.next_wake_ms = max(now_ms + 1.0, min(self._wakes))
+
+    # --- the manager --------------------------------------------------------------------------------------------------
+
+    def _keep_contact(self) -> None:
+        """Join, heartbeat, and notice a manager that fell silent."""
+        local = self.local
+        now_ms = local.now_ms
+        member = local.map.members.get(self.boot)
+        if member is not None and member.state == DEAD:
+            self.rejected = "the manager holds proof that this node's process died"
+        lost = now_ms - self._beacon_ms > BEACON_LOST_MS
+        outside = not self._joined or member is None
+        if (lost or outside) and now_ms - self._join_ms >= JOIN_MS:
+            self._join_ms = now_ms
+            local.send(MANAGER, wire.JOIN, self.about)
+            if lost and self._joined:
+                self.subscription += 1
+                self._beacon_ms = now_ms - BEACON_LOST_MS / 2
+        if self._joined and now_ms - self._heartbeat_ms >= local.settings.heartbeat_ms:
+            self._heartbeat_ms = now_ms
+            local.send(PUBLISH, wire.HEARTBEAT, [local.store.count(), 0])
+            accused = self.accused()
+            if accused:
+                local.send(MANAGER, wire.ACCUSE, [accused])
+        if outside:
+            self._wakes.append(self._join_ms + JOIN_MS)
+
+    def accused(self) -> list[int]:
+        """Members that do not answer us: backups that grant nothing, primaries that ask for nothing (SAFETY 32)."""
+        local = self.local
+        horizon_ms = local.now_ms - local.settings.dead_ms
+        silent = []
+        for peer, since_ms in self._peers_since_ms.items():
+            if since_ms > horizon_ms or local.map.members[peer].state != UP:
+                continue
+            deaf = peer in self.peers and local.leases.heard_ms(peer) < horizon_ms
+            mute = peer in self.owners and local.given.granted_ms(peer) < horizon_ms
+            if deaf or mute:
+                silent.append(peer)
+        return silent
+
+    def _on_welcome(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        settings, heartbeat_endpoint, map_endpoint, manager_boot = wire.decode_body(frame)
+        if self.local.map.cluster == 0:
+            now_ms, out, fired = self.local.now_ms, self.local.out, self.local.fired
+            self._set_up(ClusterSettings.from_wire(settings), ShardMap.empty(header.cluster))
+            self.local.now_ms, self.local.out, self.local.fired = now_ms, out, fired
+        self._joined = True
+        self.heartbeat_endpoint, self.map_endpoint = str(heartbeat_endpoint), str(map_endpoint)
+        self._heard_manager(int(manager_boot))
+
+    def _heard_manager(self, boot: int) -> None:
+        self._beacon_ms = self.local.now_ms
+        if boot != self.manager_boot:
+            self.manager_boot = boot
+            self.takeovers.report_again()
+
+    def _on_beacon(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        (manager_boot,) = wire.decode_body(frame)
+        self._heard_manager(int(manager_boot))
+
+    def _on_active_ack(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        shards, epochs = wire.decode_body(frame)
+        self.takeovers.reported(wire.unpack_u64(shards), wire.unpack_u64(epochs))
+
+    def _on_refused(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        _, _, text = wire.decode_body(frame)
+        if source == MANAGER:
+            self.rejected = str(text)
+
+    # --- the map ------------------------------------------------------------------------------------------------------
+
+    def _pull(self, source: Address, version: int) -> None:
+        """Ask for the map: whoever showed a newer one, and the manager (SAFETY 4)."""
+        local = self.local
+        for asked in {source, MANAGER} if source != PUBLISH else {MANAGER}:
+            if local.now_ms - self._pulled_ms.get(asked, float("-inf")) >= PULL_MS:
+                self._pulled_ms[asked] = local.now_ms
+                local.send(asked, wire.MAP_PULL, None)
+        if len(self._pulled_ms) > STASH_LIMIT:
+            self._pulled_ms.clear()
+
+    def _on_map_pull(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        if self.local.map.version:
+            self.local.send(source, wire.MAP, self.local.map.to_wire())
+
+    def _on_map(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        self._install(ShardMap.from_wire(wire.decode_body(frame)))
+
+    def _on_map_delta(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        delta = Delta.from_wire(wire.decode_body(frame))
+        self._beacon_ms = self.local.now_ms
+        if delta.version <= self.map.version:
+            return
+        if delta.base == self.map.version and delta.cluster == self.map.cluster:
+            self._install(self.map.with_changes(delta))
+        else:
+            self._pull(MANAGER, delta.version)
+
+    def _install(self, new: ShardMap) -> None:
+        """Replace the map by a newer one, and move the shards that changed between the roles."""
+        local, old = self.local, self.local.map
+        if new.version <= old.version or new.cluster != old.cluster:
+            return
+        if len(new.shards) != local.settings.shards:
+            raise Malformed("a map with another number of shards than the settings say")
+        # What was made under the old map leaves under the old map: a header vouches for the epochs of its entries.
+        self.serving.flush()
+        if old.shards:
+            changed = [s for s, (was, now) in enumerate(zip(old.shards, new.shards, strict=True)) if was.epoch != now.epoch]
+        else:
+            changed = list(range(len(new.shards)))
+        local.strand(changed)
+        local.map = new
+        self._change_roles(old, new, changed)
+        self.takeovers.proofs_changed()
+        self.serving.settle_deferred()
+        local.leases.caught_up(new.version)
+        self.serving.refresh_leases()
+        self._change_peers(old, new)
+        self._unstash()
+
+    def _change_roles(self, old: ShardMap, new: ShardMap, changed: Sequence[int]) -> None:
+        local, boot = self.local, self.boot
+        suspended: set[int] = set()
+        demoted: set[int] = set()
+        begun: list[tuple[int, bool]] = []
+        for shard in changed:
+            after = new.shards[shard]
+            before = old.shards[shard] if old.shards else None
+            if before is not None and before.primary not in (boot, after.primary):
+                local.given.primary_changed(shard, before.primary)
+            if boot in after.replicas and (before is None or boot not in before.replicas):
+                local.given.joined(shard, local.now_ms)
+            was_primary = before is not None and before.primary == boot
+            if after.primary == boot:
+                follows = before is not None and after.epoch == before.epoch + 1
+                suspended.add(shard)
+                stays = was_primary and follows and before is not None and (
+                    self.takeovers.activated.get(shard) == before.epoch
+                )
+                if not (was_primary and follows):
+                    self.serving.reign[shard] = new.version
+                begun.append((shard, stays))
+            elif was_primary:
+                demoted.add(shard)
+                self.takeovers.abandon(shard)
+        self.serving.suspend(suspended)
+        if demoted:
+            local.fired["demotions"] += 1
+            self.serving.demote(demoted)
+        for shard in changed:
+            if boot not in new.shards[shard].replicas and old.shards and boot in old.shards[shard].replicas:
+                local.store.clear(shard)
+                local.given.left(shard)
+        for shard, stays in begun:
+            self.takeovers.begin(shard, new.shards[shard], stays=stays)
+
+    def _change_peers(self, old: ShardMap, new: ShardMap) -> None:
+        local, boot = self.local, self.boot
+        peers: set[int] = set()
+        owners: set[int] = set()
+        for replicas in {entry.replicas for entry in new.shards if boot in entry.replicas}:
+            if replicas[0] == boot:
+                peers.update(replicas[1:])
+            else:
+                owners.add(replicas[0])
+        self.peers, self.owners = peers, owners
+        self._peers_since_ms = {peer: self._peers_since_ms.get(peer, local.now_ms) for peer in sorted(peers | owners)}
+        gone = [peer for peer in old.members if peer not in new.members]
+        local.leases.forget(gone)
+        local.given.forget(gone)
+        for peer in gone:
+            local.outgoing.pop(peer, None)
+            local.incoming.pop(peer, None)
+        local.prune_tails()
+
+    def _unstash(self) -> None:
+        """Frames that waited for this map."""
+        stash, self._stash = self._stash, []
+        for source, frame in stash:
+            self._receive(source, frame)
+
+    # --- peers --------------------------------------------------------------------------------------------------------
+
+    def _on_batch(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        if header.sender in self.map.members:
+            self.following.batch(source, header, frame)
+
+    def _on_ack(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        received, gap, refusals = wire.decode_body(frame)
+        local = self.local
+        stream = local.outgoing.get(header.sender)
+        if stream is None:
+            return
+        for shard, _, epoch in refusals:
+            # First the refusals: what they cover must not count when the acknowledgement is taken (SAFETY 6).
+            if epoch > self.map.shards[shard].epoch:
+                local.fired["fenced batches"] += 1
+                self.serving.fence(shard)
+                self.takeovers.abandon(shard)
+        if stream.acknowledge(received, local.now_ms):
+            self.serving.acknowledged(header.sender)
+        if gap:
+            self._send_again(header.sender, stream.fill_gap(local.now_ms))
+
+    def _send_again(self, peer: int, frames: list[bytes]) -> None:
+        if frames:
+            self.local.fired["re-sends"] += 1
+            self.local.out.extend((peer, frame) for frame in frames)
+
+    def _resend(self) -> None:
+        local = self.local
+        for peer, stream in local.outgoing.items():
+            if stream.unacked:
+                self._send_again(peer, stream.overdue(local.now_ms))
+                self._wakes.append(stream.progress_ms + stream.interval_ms)
+
+    def _renew_leases(self) -> None:
+        """Ask peers for grants, in time for a second try before they run out."""
+        local = self.local
+        now_ms, renew_ms = local.now_ms, local.settings.lease_ms / 5
+        for peer in self.peers:
+            interval_ms = LEASE_RETRY_MS if self._lease_lacks(peer) else renew_ms
+            due_ms = local.leases.asked_ms(peer) + interval_ms
+            if now_ms >= due_ms:
+                token = local.leases.ask(peer, now_ms)
+                local.send(peer, wire.LEASE, [token, local.stream_to(peer).committed])
+                due_ms = now_ms + interval_ms
+            self._wakes.append(due_ms)
+
+    def _lease_lacks(self, peer: int) -> bool:
+        """Whether the grant of `peer` does not cover a group that it is in."""
+        return any(
+            peer in group.members and self.local.leases.until_ms((peer,), group.changed) <= self.local.now_ms
+            for group in self.serving.groups.values()
+        )
+
+    def _on_lease(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        token, committed = wire.decode_body(frame)
+        local = self.local
+        if header.sender not in local.map.members:
+            return
+        local.given.grant(header.sender, local.now_ms)
+        local.send(source, wire.GRANT, [token])
+        self.following.release(header, committed)
+
+    def _on_grant(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        (token,) = wire.decode_body(frame)
+        if self.local.leases.granted(header.sender, token, header.map_version, self.map.version):
+            self.serving.refresh_leases()
+
+    def _on_tail_pull(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        shards, epochs = wire.decode_body(frame)
+        self.following.tails(source, header, wire.unpack_u64(shards), wire.unpack_u64(epochs))
+
+    def _on_tails(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        for shard, epoch, position, rows in wire.decode_body(frame):
+            self.takeovers.tail(header.sender, shard, epoch, position, [Row(*row) for row in rows])
+
+    def _on_fence(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        shards, epochs = wire.decode_body(frame)
+        self.following.fence(source, wire.unpack_u64(shards), wire.unpack_u64(epochs))
+
+    def _on_fenced(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        shards, epochs = wire.decode_body(frame)
+        self.takeovers.fenced(header.sender, wire.unpack_u64(shards), wire.unpack_u64(epochs))
+
+    # --- clients --------------------------------------------------------------------------------------------------------
+
+    def _on_hello(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        """A client's first contact: our clock, in which its deadlines are expressed (SAFETY 26)."""
+        self.local.send(source, wire.HELLO_ACK, [wire.decode_body(frame), int(self.local.now_ms), self.name])
+
+    def _on_request(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        request, attempt, batch, watermark, deadline_ms, op, indices, shards, keys, values = wire.decode_body(frame)
+        local = self.local
+        where = None if indices is None else wire.unpack_u16(indices)
+        numbers = wire.unpack_u16(shards)
+        self._check_request(local.settings, op, where, numbers, keys, values)
+        held = Held(source, request, attempt, numbers)
+        if local.now_ms > deadline_ms:
+            local.fired["late requests"] += 1
+            held.versions = [0] * len(keys)
+            held.statuses = bytearray((wire.LATE,)) * len(keys)
+            local.send(source, wire.REPLY, held.body(local.now_ms))
+            return
+        if deadline_ms - local.now_ms > 2 * local.settings.timeout_limit_ms:
+            raise Malformed(f"the deadline is further away than {local.settings.timeout_limit_ms} ms")
+        self.serving.execute(held, header, int(batch), int(watermark), op, where, keys, values)
+
+    def _check_request(
+        self, settings: ClusterSettings, op: Any, indices: Any, shards: list[int], keys: Any, values: Any
+    ) -> None:
+        """Raise `Malformed` for what could harm others. Costs a C-level pass over the keys, not a look at each."""
+        count = len(shards)
+        if not 0 < count <= OPS_LIMIT or len(keys) != count or (indices is not None and len(indices) != count):
+            raise Malformed("columns of different length, or none, or too many")
+        if op not in (wire.GET, wire.PUT, wire.DELETE, wire.EXISTS):
+            raise Malformed(f"operation {op} is unknown")
+        if not set(map(type, keys)) <= {str, bytes} or max(map(len, keys)) > settings.key_limit_bytes:
+            raise Malformed(f"a key is neither str nor bytes, or longer than {settings.key_limit_bytes} bytes")
+        if max(shards) >= settings.shards or shard_of(keys[0], settings.shards) != shards[0]:
+            # One key tells whether the client hashes as we do; all would cost more than executing the request.
+            raise Malformed("the first key does not belong to the shard named for it")
+        if op == wire.PUT:
+            types = set(map(type, values))
+            if len(values) != count or type(None) in types or list in types or dict in types:
+                raise Malformed("values are bytes, str, numbers, bool or extension types, one for each key")
+
+    # --- invariants -------------------------------------------------------------------------------------------------------
+
+    def check_invariants(self) -> None:
+        """What must hold between steps; the simulator calls it after every event."""
+        local, serving, store = self.local, self.serving, self.local.store
+        shards = local.map.shards
+        for shard in serving.active:
+            entry = shards[shard]
+            assert entry.primary == self.boot, f"active for shard {shard}, which belongs to another primary"
+            assert self.takeovers.activated[shard] == entry.epoch, f"shard {shard} is active under an old epoch"
+            assert shard not in self.takeovers.running, f"shard {shard} is active and being taken over"
+            group = serving.group_of[shard]
+            assert group is not None and set(group.members) | {self.boot} == set(entry.replicas)
+            assert serving.bases[shard] == entry.epoch << wire.COUNTER_BITS
+        for shard, entry in enumerate(shards):
+            if self.boot in entry.replicas:
+                assert store.committed[shard] <= store.positions[shard], f"shard {shard}: committed beyond its position"
+                assert wire.epoch_of(store.positions[shard]) <= entry.epoch, f"shard {shard}: an entry of a future epoch"
+            else:
+                assert not store.tables[shard], f"shard {shard} is held by a node outside its set"
+        for group in serving.groups.values():
+            assert group.shards and group.committed <= serving.counter
+            assert not group.parts and not group.wire, "a batch was left behind at the end of the turn"
+        for stream in local.outgoing.values():
+            assert stream.acked <= stream.last_seq and stream.committed <= stream.last_seq
+        for held in serving.held:
+            assert held.pending or held.blocked, "a reply is held for nothing"

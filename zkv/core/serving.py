@@ -1,0 +1,515 @@
+"""The primary's role: which shards this node serves, what it replicates, and what is committed (SAFETY 5-12, 18, 19).
+
+Everything is per batch where one answer serves all of it: a request is executed at once if all its shards are active,
+the leases of all groups hold and its route is young enough, three comparisons in all. Only where one of them fails is
+each operation looked at.
+
+A shard is *active* here once its takeover has reconciled it under the present epoch (`Takeovers` says when); only
+active shards are served, and entries are made only for them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from operator import itemgetter, or_
+from typing import Any, Final
+
+from zkv.core import wire
+from zkv.core.groups import Group
+from zkv.core.local import Local
+from zkv.core.replies import Held
+from zkv.core.sessions import Record, Session, status_of_unknown
+from zkv.core.tails import Part
+
+WRITES_PART: Final = 0
+ADOPT_PART: Final = 1
+ACTIVE_PART: Final = 2
+DROP_PART: Final = 3
+"""Kinds of parts in a batch, docs/PROTOCOL.md."""
+
+HELD_LIMIT: Final = 16_384
+"""Replies that may wait for commits before further requests are turned away."""
+COUNTER_LIMIT: Final = wire.COUNTER_MASK - 2**32
+"""A primary stops itself before its counter wraps (13 days at a million writes a second): a new boot starts at 0."""
+
+
+class Serving:
+    """The primary's role of one node."""
+
+    def __init__(self, local: Local) -> None:
+        self.local = local
+        shards = local.settings.shards
+        self.active: set[int] = set()
+        """Shards that are reconciled under their present epoch, and not fenced."""
+        self.fenced: set[int] = set()
+        """Shards that a member refused under a newer epoch: not served until that epoch is known here."""
+        self.groups: dict[tuple[int, ...], Group] = {}
+        self.group_of: list[Group | None] = [None] * shards
+        self.bases: list[int] = [0] * shards
+        """epoch << 40 of each active shard: or-ed with a counter it is a version."""
+        self.counter = 0
+        self.reign: dict[int, int] = {}
+        """shard -> first map version of this primary's unbroken reign (SAFETY 19)."""
+        self.youngest_reign = 0
+        self.covered_until_ms = float("-inf")
+        """Until when leases cover all groups: one comparison for most requests."""
+        self.held: dict[Held, None] = {}
+        self.unleased: dict[Held, None] = {}
+        """Replies that are committed but met an expired lease."""
+        self._unsettled = 0
+        """Groups that have something uncommitted."""
+        self._dirty: dict[Group, None] = {}
+        self._deferred: list[tuple[int, int]] = []
+        """(peer, sequence number) whose commit the streams do not learn while a shard is fenced."""
+        self._sources = 0
+
+    # --- requests -------------------------------------------------------------------------------------------------
+
+    def execute(
+        self, held: Held, header: wire.Header, batch: int, watermark: int, op: int, indices: Any, keys: Any, values: Any
+    ) -> None:
+        """Execute a checked request, or refuse it, operation by operation where need be; queue or hold its reply."""
+        local = self.local
+        shards = held.shards
+        count = len(keys)
+        session: Session | None = None
+        record: Record | None = None
+        if op in wire.WRITES:
+            session = local.sessions.open(header.sender, watermark, local.now_ms)
+            record = session.records.get(batch)
+        whole = (
+            local.now_ms < self.covered_until_ms
+            and header.map_version >= self.youngest_reign
+            and self.active.issuperset(shards)
+            and (session is None or (record is None and status_of_unknown(session, batch) == wire.OK))
+            and len(self.held) < HELD_LIMIT
+            and not any(stream.full for stream in local.outgoing.values())
+        )
+        if whole:
+            chosen: Sequence[int] | None = None
+        else:
+            chosen = self._choose(held, header, session, record, batch, indices, op)
+            if len(chosen) == count:
+                chosen = None
+        waits: dict[Group, int] = {}
+        if op == wire.PUT and chosen is None:
+            held.versions = self._put(waits, header.sender, batch, watermark, indices, shards, keys, values)
+        elif op == wire.GET and chosen is None:
+            entries = [table.get(key, (0, None)) for table, key in zip(map(local.store.tables.__getitem__, shards), keys)]
+            held.versions = [entry[0] for entry in entries]
+            held.values = [entry[1] for entry in entries]
+        else:
+            self._each(waits, held, header.sender, batch, watermark, op, indices, keys, values, chosen)
+        if (self._unsettled or self._dirty) and (op != wire.PUT or chosen is not None):
+            self._depend(waits, held)
+        self._hold(held, waits)
+
+    def _choose(
+        self, held: Held, header: wire.Header, session: Session | None, record: Record | None, batch: int,
+        indices: Any, op: int,
+    ) -> list[int]:  # fmt: skip
+        """Positions that may be executed; the others get their status, or the result of an earlier try."""
+        held.versions = [0] * len(held.shards)
+        full = {peer for peer, stream in self.local.outgoing.items() if stream.full}
+        chosen = []
+        for position, shard in enumerate(held.shards):
+            status = self._refusal(shard, header.map_version, full, op)
+            if status == wire.OK and session is not None:
+                index = position if indices is None else indices[position]
+                if record is not None and (found := record.version(index)) is not None:
+                    self.local.fired["retries found"] += 1
+                    held.versions[position] = found
+                    continue
+                if record is not None and index in record.misses:
+                    held.versions[position] = record.misses[index]
+                    held.set_status(position, wire.MISSING)
+                    continue
+                status = status_of_unknown(session, batch)
+            if status == wire.OK:
+                chosen.append(position)
+            else:
+                held.set_status(position, status)
+        return chosen
+
+    def _refusal(self, shard: int, routed_by: int, full: set[int], op: int) -> int:
+        """Why this node does not execute an operation on `shard` now, or OK."""
+        local = self.local
+        entries = local.map.shards
+        if shard >= len(entries) or entries[shard].primary != local.boot:
+            return wire.MOVED
+        group = self.group_of[shard]
+        if shard not in self.active or group is None or not self._covered(shard, group):
+            return wire.NOT_READY
+        if routed_by < self.reign.get(shard, 0):
+            local.fired["old routes refused"] += 1
+            return wire.OLD_ROUTE
+        if len(self.held) >= HELD_LIMIT or (op in wire.WRITES and not full.isdisjoint(group.members)):
+            return wire.BUSY
+        return wire.OK
+
+    def _put(
+        self, waits: dict[Group, int], client: int, batch: int, watermark: int, indices: Any, shards: Sequence[int],
+        keys: Sequence[Any], values: Sequence[Any],
+    ) -> list[int]:  # fmt: skip
+        """Make new versions for puts, apply, remember and replicate them."""
+        local = self.local
+        first = self.counter + 1
+        self.counter += len(keys)
+        assert self.counter < COUNTER_LIMIT, "the version counter is about to wrap; a restart gives a new one"
+        versions = list(map(or_, map(self.bases.__getitem__, shards), range(first, first + len(keys))))
+        local.store.apply(shards, keys, versions, values)
+        local.sessions.remember(client, batch, watermark, indices, versions, local.now_ms)
+        self._replicate(waits, Part(client, batch, watermark, indices, shards, versions, keys, values))
+        return versions
+
+    def _each(
+        self, waits: dict[Group, int], held: Held, client: int, batch: int, watermark: int, op: int, indices: Any,
+        keys: Sequence[Any], values: Sequence[Any], chosen: Sequence[int] | None,
+    ) -> None:  # fmt: skip
+        """Execute what is not a whole batch of puts or gets: the chosen positions, one after the other."""
+        tables = self.local.store.tables
+        if chosen is None:
+            chosen = range(len(keys))
+        if not held.versions:
+            held.versions = [0] * len(keys)
+        if op == wire.DELETE and len({keys[position] for position in chosen}) < len(chosen):
+            # A key named twice: the second delete has to see the first.
+            for position in chosen:
+                self._each(waits, held, client, batch, watermark, op, indices, keys, values, (position,))
+            return
+        if op in (wire.GET, wire.EXISTS):
+            held.values = [None] * len(keys)
+            for position in chosen:
+                version, value = tables[held.shards[position]].get(keys[position], (0, None))
+                held.versions[position] = version
+                held.values[position] = value if op == wire.GET else value is not None
+            return
+        done = [position for position in chosen if op == wire.PUT or self._exists(held, position, keys[position])]
+        if op == wire.DELETE:
+            self._remember_misses(held, client, batch, watermark, indices, set(chosen) - set(done))
+        if not done:
+            return
+        where = [position if indices is None else indices[position] for position in done]
+        shards = [held.shards[position] for position in done]
+        chosen_keys = [keys[position] for position in done]
+        chosen_values = [values[position] if op == wire.PUT else None for position in done]
+        versions = self._put(waits, client, batch, watermark, where, shards, chosen_keys, chosen_values)
+        if op == wire.DELETE:
+            self.local.store.bury(shards, chosen_keys, versions, self.local.now_ms)
+        for position, version in zip(done, versions, strict=True):
+            held.versions[position] = version
+
+    def _exists(self, held: Held, position: int, key: Any) -> bool:
+        """Whether there is something to delete; if not, the miss becomes the answer."""
+        version, value = self.local.store.tables[held.shards[position]].get(key, (0, None))
+        if value is None:
+            held.set_status(position, wire.MISSING)
+            held.versions[position] = version
+        return value is not None
+
+    def _remember_misses(
+        self, held: Held, client: int, batch: int, watermark: int, indices: Any, positions: Iterable[int]
+    ) -> None:
+        """A later try of the same delete must not delete what an earlier one found missing (SAFETY 24)."""
+        local = self.local
+        local.sessions.remember(client, batch, watermark, (), (), local.now_ms)
+        session = local.sessions.find(client)
+        record = session.records.get(batch) if session else None
+        if record is not None:
+            for position in positions:
+                record.misses[position if indices is None else indices[position]] = held.versions[position]
+
+    def _depend(self, waits: dict[Group, int], held: Held) -> None:
+        """Add what the shown versions depend on: within an epoch, one comparison says whether one is committed."""
+        bases, group_of = self.bases, self.group_of
+        for shard, version in zip(held.shards, held.versions):
+            base = bases[shard]
+            if version > base:
+                group = group_of[shard]
+                if group is not None and version > base + group.committed:
+                    counter = version - base
+                    if counter > waits.get(group, 0):
+                        waits[group] = counter
+
+    def _hold(self, held: Held, waits: dict[Group, int]) -> None:
+        if not waits:
+            self._finish(held)
+            return
+        held.pending = len(waits)
+        self.held[held] = None
+        if held.values is not None:
+            self.local.fired["held reads"] += 1
+        for group, counter in waits.items():
+            waiters = group.waiters
+            if waiters and waiters[-1][0] > counter:
+                # A read may depend on less than what already waits: kept in order, so that the queue pops from its head.
+                group.waiters = type(waiters)(sorted([*waiters, (counter, held)], key=itemgetter(0)))
+            else:
+                waiters.append((counter, held))
+
+    def _finish(self, held: Held) -> None:
+        """Send a reply whose versions are all committed, if leases and epochs still stand (SAFETY 5)."""
+        self.held.pop(held, None)
+        if self.covers(held.answered() if held.statuses is not None else held.shards):
+            self.unleased.pop(held, None)
+            self.local.send(held.route, wire.REPLY, held.body(self.local.now_ms))
+        else:
+            self.unleased[held] = None
+
+    # --- replication ----------------------------------------------------------------------------------------------
+
+    def _replicate(self, waits: dict[Group, int], part: Part) -> None:
+        """Hand each group its share of `part`; it leaves at the end of the turn."""
+        split: dict[Group | None, list[int]] = defaultdict(list)
+        for position, group in enumerate(map(self.group_of.__getitem__, part.shards)):
+            split[group].append(position)
+        for group, positions in split.items():
+            assert group is not None, "entries are made only for active shards"
+            last = part.versions[positions[-1]] & wire.COUNTER_MASK
+            if not group.members:
+                group.committed = last
+                continue
+            if len(positions) == len(part.shards):
+                share = part
+            elif len(positions) == 1:
+                at = positions[0]
+                share = Part(
+                    part.client, part.batch, part.watermark, (at if part.indices is None else part.indices[at],),
+                    (part.shards[at],), (part.versions[at],), (part.keys[at],), (part.values[at],),
+                )  # fmt: skip
+            else:
+                pick = itemgetter(*positions)
+                share = Part(
+                    part.client, part.batch, part.watermark, positions if part.indices is None else pick(part.indices),
+                    pick(part.shards), pick(part.versions), pick(part.keys), pick(part.values),
+                )  # fmt: skip
+            group.parts.append(share)
+            group.wire.append(
+                (
+                    WRITES_PART, share.client, share.batch, share.watermark,
+                    None if share.indices is None else wire.pack_u16(share.indices),
+                    wire.pack_u16(share.shards), wire.pack_u64(share.versions), share.keys, share.values,
+                )
+            )  # fmt: skip
+            self._dirty[group] = None
+            waits[group] = last
+
+    def notify(self, group: Group, item: tuple[Any, ...]) -> None:
+        """Send a notice that makes no version (activation, dropped tombstones) in the group's streams."""
+        if group.members:
+            group.wire.append(item)
+            self._dirty[group] = None
+
+    def flush(self) -> None:
+        """End of the turn: one batch a group, encoded once, sent to each member, under the map it was made under."""
+        local = self.local
+        for group in self._dirty:
+            packed = wire.pack(group.wire)
+            if not group.pending:
+                self._unsettled += 1
+            group.pending.append((self.counter, tuple([local.send_batch(peer, packed) for peer in group.members])))
+            if group.parts:
+                local.tails.keep(group.source, self.counter, group.parts)
+            group.parts, group.wire = [], []
+        self._dirty.clear()
+
+    def acknowledged(self, peer: int) -> None:
+        """The stream to `peer` moved on: see what that commits."""
+        for group in list(self.groups.values()):
+            if group.pending and peer in group.members:
+                self._advance(group)
+
+    def _advance(self, group: Group) -> None:
+        """Commit the batches that *every* member has acknowledged, in order (SAFETY 5, 8)."""
+        outgoing = self.local.outgoing
+        pending = group.pending
+        streams = [outgoing[peer] for peer in group.members]
+        moved = False
+        while pending:
+            counter, seqs = pending[0]
+            if not self._everywhere(streams, seqs):
+                break
+            pending.popleft()
+            moved = True
+            group.committed = max(group.committed, counter)
+            for peer, stream, seq in zip(group.members, streams, seqs, strict=True):
+                if self.fenced:
+                    self.defer(((peer, seq),))
+                else:
+                    stream.settle(seq)
+        if not moved:
+            return
+        if not pending:
+            self._unsettled -= 1
+        self.local.tails.release(group.source, group.committed)
+        waiters = group.waiters
+        while waiters and waiters[0][0] <= group.committed:
+            self._resolve(waiters.popleft()[1])
+
+    def _everywhere(self, streams: Sequence[Any], seqs: Sequence[int]) -> bool:
+        return all(stream.acked >= seq for stream, seq in zip(streams, seqs, strict=True))
+
+    def _resolve(self, held: Held) -> None:
+        held.pending -= 1
+        if not held.pending and not held.blocked:
+            self._finish(held)
+
+    # --- leases ---------------------------------------------------------------------------------------------------
+
+    def refresh_leases(self) -> None:
+        """Grants or the map changed: work out again until when the groups are covered; send what waited for that."""
+        leases = self.local.leases
+        until = float("inf")
+        for group in self.groups.values():
+            group.until_ms = leases.until_ms(group.members, group.changed)
+            until = min(until, group.until_ms)
+        self.covered_until_ms = until
+        for held in list(self.unleased):
+            self._finish(held)
+
+    def _covered(self, shard: int, group: Group) -> bool:
+        """Whether leases cover `shard` now (SAFETY 11, 12)."""
+        now_ms = self.local.now_ms
+        if now_ms < group.until_ms:
+            return True
+        if now_ms < self.local.leases.until_ms(group.members, self.local.map.shards[shard].changed):
+            return True
+        self.local.fired["lease expiries"] += 1
+        return False
+
+    def covers(self, shards: Sequence[int]) -> bool:
+        """Whether all of `shards` are active here and leased at this moment."""
+        if not self.active.issuperset(shards):
+            return False
+        if self.local.now_ms < self.covered_until_ms:
+            return True
+        group_of = self.group_of
+        return all((group := group_of[shard]) is not None and self._covered(shard, group) for shard in set(shards))
+
+    # --- changes of the map -----------------------------------------------------------------------------------------
+
+    def fence(self, shard: int) -> None:
+        """A member refused our entries of `shard` under a newer epoch: nothing of it counts from here on (SAFETY 6)."""
+        if shard not in self.active:
+            return
+        self.local.strand((shard,))
+        self.active.discard(shard)
+        self.fenced.add(shard)
+        self._block({shard})
+
+    def suspend(self, shards: set[int]) -> None:
+        """The epoch of `shards` changed and this node is primary (still, or now): held replies wait for activation."""
+        self._leave(shards)
+        self._block(shards)
+
+    def demote(self, shards: set[int]) -> None:
+        """This node is no longer primary of `shards`."""
+        self._leave(shards)
+        for shard in shards:
+            self.reign.pop(shard, None)
+        for held in [*self.held, *self.unleased]:
+            if not shards.isdisjoint(held.shards):
+                self.local.fired["held replies demoted"] += 1
+                held.demote(shards)
+                if not held.pending and not held.blocked:
+                    self._finish(held)
+
+    def _block(self, shards: set[int]) -> None:
+        for held in [*self.held, *self.unleased]:
+            touched = shards.intersection(held.answered())
+            if touched:
+                held.blocked |= touched
+                self.unleased.pop(held, None)
+                self.held[held] = None
+
+    def _leave(self, shards: set[int]) -> None:
+        """Take `shards` out of their groups. A group that loses its last shard waits for nobody any more: its shards
+        are re-sent by their takeover, or by another primary's."""
+        self.active -= shards
+        self.fenced -= shards
+        for shard in shards:
+            group, self.group_of[shard] = self.group_of[shard], None
+            if group is None:
+                continue
+            group.shards.discard(shard)
+            if not group.shards:
+                self._dissolve(group)
+        self.youngest_reign = max((self.reign.get(shard, 0) for shard in self.active), default=0)
+
+    def defer(self, settled: Iterable[tuple[int, int]]) -> None:
+        """Batches (peer, sequence number) that hold up a stream's commit point no longer, once frames show the new map."""
+        self._deferred.extend(settled)
+
+    def _dissolve(self, group: Group) -> None:
+        self.groups.pop(group.members, None)
+        if group.pending:
+            self._unsettled -= 1
+        for _, seqs in group.pending:
+            # The next header shows a map in which the shard's epoch changed: receivers strand the entries first.
+            self.defer(zip(group.members, seqs, strict=True))
+        group.pending.clear()
+        waiters, group.waiters = list(group.waiters), type(group.waiters)()
+        for _, held in waiters:
+            self._resolve(held)
+
+    def settle_deferred(self) -> None:
+        """The new map is in place, and frames show it: streams may move their commit points on."""
+        if self.fenced:
+            return
+        for peer, seq in self._deferred:
+            stream = self.local.outgoing.get(peer)
+            if stream is not None:
+                stream.settle(seq)
+        self._deferred.clear()
+
+    def activate(self, shard: int, reign: int) -> None:
+        """`shard` is reconciled under its present epoch: serve it."""
+        local = self.local
+        entry = local.map.shards[shard]
+        members = tuple(sorted(boot for boot in entry.replicas if boot != local.boot))
+        group = self.groups.get(members)
+        if group is None:
+            self._sources -= 1
+            group = self.groups[members] = Group(members, self._sources)
+        group.shards.add(shard)
+        group.changed = max(group.changed, entry.changed)
+        self.group_of[shard] = group
+        self.bases[shard] = entry.epoch << wire.COUNTER_BITS
+        self.active.add(shard)
+        self.reign[shard] = reign
+        self.youngest_reign = max(self.youngest_reign, reign)
+
+    def unblock(self, shards: set[int]) -> None:
+        """`shards` were activated: replies that waited for their reconciliation may go."""
+        for held in [held for held in self.held if held.blocked]:
+            held.blocked -= shards
+            if not held.blocked and not held.pending:
+                self._finish(held)
+
+    # --- tombstones -------------------------------------------------------------------------------------------------
+
+    def drop_tombstones(self, most: int = 512) -> None:
+        """Forget deletes that every member has long passed; replicated like any outcome (SAFETY 10, 21)."""
+        local = self.local
+        graves = local.store.graves
+        horizon = local.now_ms - local.settings.tombstone_ms
+        dropped: dict[Group, list[tuple[int, int, Any]]] = defaultdict(list)
+        for _ in range(min(most, len(graves))):
+            buried_ms, shard, version, key = graves[0]
+            if buried_ms > horizon:
+                break
+            graves.popleft()
+            if local.boot not in local.map.shards[shard].replicas:
+                continue
+            if local.store.tables[shard].get(key) != (version, None):
+                continue
+            group = self.group_of[shard]
+            if shard in self.active and group and version <= self.bases[shard] + group.committed:
+                local.store.drop_tombstone(shard, key, version)
+                dropped[group].append((shard, version, key))
+            else:
+                graves.append((local.now_ms, shard, version, key))
+        for group, rows in dropped.items():
+            shards, versions, keys = zip(*rows, strict=True)
+            self.notify(group, (DROP_PART, wire.pack_u16(shards), wire.pack_u64(versions), keys))

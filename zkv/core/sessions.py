@@ -1,0 +1,135 @@
+"""Client sessions: what makes a retried write take effect once (SAFETY 24).
+
+A write is named by (client id, batch, index). Every replica remembers, for each batch a client may still ask about,
+which versions its operations got: one table entry a batch, whose columns are the very lists that were replicated, so
+that remembering costs nothing per operation. A retry that is found returns the first result. What a client can no
+longer ask about (below its watermark) is forgotten; a silent client's session is forgotten after `ttl_ms`, which
+is longer than any request may live.
+
+After RIFL (Lee et al., "Implementing Linearizability at Large Scale and Low Latency", SOSP 2015), per batch
+instead of per operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from zkv.core import wire
+
+RECORDS_LIMIT: Final = 4096
+"""Batches that one client may have outstanding."""
+SESSIONS_LIMIT: Final = 100_000
+"""Clients remembered; above it the ones longest silent go first, if they are past the time any retry may live."""
+
+
+class Record:
+    """What became of the operations of one batch, as far as this replica saw them."""
+
+    __slots__ = ("_found", "misses", "parts")
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[Sequence[int] | None, Sequence[int]]] = []
+        """(indices or None for 0…n-1, versions) of every replicated part of the batch."""
+        self.misses: dict[int, int] = {}
+        """Deletes that met nothing: index -> version of the answer. Known to the primary that gave it only."""
+        self._found: dict[int, int] | None = None
+
+    def add(self, indices: Sequence[int] | None, versions: Sequence[int]) -> None:
+        """Remember a part. Repeated parts (re-sent tails) are harmless."""
+        self.parts.append((indices, versions))
+        self._found = None
+
+    def version(self, index: int) -> int | None:
+        """The version that operation `index` got, or None if it was not seen."""
+        if self._found is None:
+            self._found = {}
+            for indices, versions in self.parts:
+                self._found.update(zip(range(len(versions)) if indices is None else indices, versions, strict=True))
+        return self._found.get(index)
+
+
+class Session:
+    """One client: its batches at or above its watermark."""
+
+    __slots__ = ("records", "seen_ms", "watermark")
+
+    def __init__(self) -> None:
+        self.watermark = 0
+        """The client's lowest outstanding batch: below it nothing is executed."""
+        self.records: dict[int, Record] = {}
+        self.seen_ms = 0.0
+
+    def advance(self, watermark: int) -> None:
+        """Forget what the client can no longer ask about."""
+        if watermark > self.watermark:
+            self.watermark = watermark
+            records = self.records
+            # Batches enter nearly in order, so the loop ends after what it removes.
+            for batch in list(records):
+                if batch >= watermark:
+                    break
+                del records[batch]
+
+
+class Sessions:
+    """All sessions of one node. Ordered by last use, so that expiry looks only at what expires."""
+
+    __slots__ = ("_table", "ttl_ms")
+
+    def __init__(self, ttl_ms: float) -> None:
+        self.ttl_ms = ttl_ms
+        self._table: dict[int, Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def open(self, client: int, watermark: int, now_ms: float) -> Session:
+        """The session of `client`, made if need be, touched and advanced to `watermark`."""
+        session = self._table.pop(client, None)
+        if session is None:
+            session = Session()
+        self._table[client] = session
+        session.seen_ms = now_ms
+        if watermark > session.watermark:
+            session.advance(watermark)
+        return session
+
+    def find(self, client: int) -> Session | None:
+        """The session of `client` if there is one."""
+        return self._table.get(client)
+
+    def remember(
+        self,
+        client: int,
+        batch: int,
+        watermark: int,
+        indices: Sequence[int] | None,
+        versions: Sequence[int],
+        now_ms: float,
+    ) -> None:
+        """Record a replicated part, on any replica."""
+        session = self.open(client, watermark, now_ms)
+        if batch < session.watermark:
+            return
+        record = session.records.get(batch)
+        if record is None:
+            record = session.records[batch] = Record()
+        record.add(indices, versions)
+
+    def expire(self, now_ms: float) -> None:
+        """Forget clients that have been silent for `ttl_ms`."""
+        horizon = now_ms - self.ttl_ms
+        for client, session in list(self._table.items()):
+            if session.seen_ms > horizon:
+                break
+            del self._table[client]
+
+
+def status_of_unknown(session: Session, batch: int) -> int:
+    """Why an operation of `batch` that was not found may not be executed, or OK if it may."""
+    if batch < session.watermark:
+        return wire.EXPIRED
+    if batch not in session.records and len(session.records) >= RECORDS_LIMIT:
+        return wire.BUSY
+    return wire.OK

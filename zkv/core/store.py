@@ -1,0 +1,85 @@
+"""The entries a node holds: one table a shard, key -> (version, value), and where each shard's history stands.
+
+A value is whatever the wire brought (bytes, str, a number, an ExtType): it is never looked into. `None` marks a
+tombstone: a delete keeps its version until every in-sync member has passed it (SAFETY 10).
+
+`positions[shard]` is the version of the newest entry applied, `committed[shard]` the version up to which this replica
+knows the history to be committed (SAFETY 17): always committed <= position.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+Entry = tuple[int, Any]
+"""(version, value)"""
+ABSENT: Entry = (0, None)
+
+
+class Row(NamedTuple):
+    """One entry of an uncommitted tail, with the identity of the write that made it (SAFETY 16, 24)."""
+
+    version: int
+    key: str | bytes
+    value: Any
+    client: int
+    batch: int
+    place: int
+    """Index of the operation in its batch."""
+
+
+class Store:
+    """All shards of one node. A shard without data is an empty dict: 64 bytes."""
+
+    __slots__ = ("committed", "graves", "positions", "tables")
+
+    def __init__(self, shards: int) -> None:
+        self.tables: list[dict[str | bytes, Entry]] = [{} for _ in range(shards)]
+        self.positions: dict[int, int] = dict.fromkeys(range(shards), 0)
+        self.committed: dict[int, int] = dict.fromkeys(range(shards), 0)
+        self.graves: deque[tuple[float, int, int, str | bytes]] = deque()
+        """(when, shard, version, key) of tombstones, oldest first."""
+
+    def apply(self, shards: Sequence[int], keys: Sequence[Any], versions: Sequence[int], values: Sequence[Any]) -> None:
+        """Apply columns of outcomes, in counter order, that continue each shard's history."""
+        self.positions.update(zip(shards, versions, strict=True))
+        entries = zip(versions, values, strict=True)
+        for table, key, entry in zip(map(self.tables.__getitem__, shards), keys, entries, strict=True):
+            table[key] = entry
+
+    def bury(self, shards: Iterable[int], keys: Iterable[Any], versions: Iterable[int], now_ms: float) -> None:
+        """Note tombstones, so that they can be dropped when their time has come."""
+        self.graves.extend(
+            (now_ms, shard, version, key) for shard, key, version in zip(shards, keys, versions, strict=True)
+        )
+
+    def adopt(self, shard: int, rows: Iterable[Row], now_ms: float) -> list[Row]:
+        """Apply rows of a re-sent tail above this shard's position; returns those that were new (SAFETY 16)."""
+        table = self.tables[shard]
+        fresh = []
+        for row in rows:
+            if row.version > self.positions[shard]:
+                table[row.key] = (row.version, row.value)
+                self.positions[shard] = row.version
+                fresh.append(row)
+                if row.value is None:
+                    self.graves.append((now_ms, shard, row.version, row.key))
+        return fresh
+
+    def drop_tombstone(self, shard: int, key: str | bytes, version: int) -> None:
+        """Forget a tombstone, unless the key has been written since."""
+        table = self.tables[shard]
+        if table.get(key) == (version, None):
+            del table[key]
+
+    def clear(self, shard: int) -> None:
+        """Forget a shard that is no longer ours."""
+        self.tables[shard] = {}
+        self.positions[shard] = 0
+        self.committed[shard] = 0
+
+    def count(self) -> int:
+        """Entries held, tombstones included."""
+        return sum(map(len, self.tables))

@@ -1,0 +1,217 @@
+"""The frames that travel between processes: one fixed header, then a MessagePack body.
+
+Every message is self-contained. The header names the cluster, the sender's boot id (or client id), the boot id
+it is meant for and the sender's map version, so that a frame which reaches a later incarnation on a reused port,
+another cluster, or a member with an older map is recognised before its body is looked at (SAFETY 2, 3, 4). No
+connection state is needed to read a frame, which is what lets ZeroMQ reconnect underneath us.
+
+Columns of integers are packed little-endian (`pack_u16` and friends): decoding them costs a tenth of decoding a
+MessagePack list. docs/PROTOCOL.md describes every body, byte by byte.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+MAGIC: Final = b"zk"
+PROTOCOL: Final = 1
+
+HEADER: Final = struct.Struct("<2sBBQQQQ")
+"""magic, protocol version, kind, cluster id, sender (boot or client id), target boot id (0: anyone), map version."""
+
+STREAM: Final = struct.Struct("<QQ")
+"""Follows the header of a BATCH: sequence number in this stream, newest committed sequence number of this stream."""
+
+FRAGMENT_BYTES: Final = 256 * 1024
+"""No frame is longer than this (plus headers): longer ones travel as fragments, so that leases get through."""
+
+# Anyone <-> manager
+MAP_PULL: Final = 1
+MAP: Final = 2
+MAP_DELTA: Final = 3
+BEACON: Final = 4
+JOIN: Final = 5
+WELCOME: Final = 6
+HEARTBEAT: Final = 7
+ACTIVE: Final = 8
+ACTIVE_ACK: Final = 9
+DEAD: Final = 10
+DEAD_ACK: Final = 11
+ACCUSE: Final = 12
+STATUS_PULL: Final = 13
+STATUS: Final = 14
+# Client <-> node
+HELLO: Final = 20
+HELLO_ACK: Final = 21
+REQUEST: Final = 22
+REPLY: Final = 23
+REFUSED: Final = 24
+# Node <-> node
+BATCH: Final = 30
+ACK: Final = 31
+LEASE: Final = 32
+GRANT: Final = 33
+TAIL_PULL: Final = 34
+TAILS: Final = 35
+FENCE: Final = 36
+FENCED: Final = 37
+READ_LEASE: Final = 38
+READ_GRANT: Final = 39
+# Any link
+FRAGMENT: Final = 40
+FRAGMENT_ACK: Final = 41
+
+KIND_NAMES: Final = {
+    value: name
+    for name, value in list(globals().items())
+    if name.isupper() and isinstance(value, int) and name not in ("PROTOCOL", "FRAGMENT_BYTES")
+}
+
+# Operations of a request, and what became of each
+GET: Final = 1
+PUT: Final = 2
+DELETE: Final = 3
+EXISTS: Final = 4
+WRITES: Final = frozenset((PUT, DELETE))
+
+OK: Final = 0
+MISSING: Final = 1
+"""A delete that met no entry: a failed condition, which counts only as the answer to the latest try (SAFETY 24)."""
+MOVED: Final = 2
+"""Not done here: this node does not serve the shard (definite)."""
+NOT_READY: Final = 3
+"""Not done here: primary, but not active or without a lease just now (definite; try again soon)."""
+OLD_ROUTE: Final = 4
+"""Not done: the request was routed by a map older than this primary's reign (definite, SAFETY 19)."""
+BUSY: Final = 5
+"""Not done: a queue is full (definite; back off)."""
+LATE: Final = 6
+"""Not done: the deadline had passed before it was looked at (definite, SAFETY 26)."""
+EXPIRED: Final = 7
+"""Refused: below the session's watermark; whether an earlier try was done is unknown (SAFETY 24, 25)."""
+MAYBE: Final = 8
+"""The primary was demoted while the reply waited for its commit: maybe done, ask again under the same identity
+(SAFETY 18)."""
+DEFINITE: Final = frozenset((MOVED, NOT_READY, OLD_ROUTE, BUSY, LATE))
+"""Statuses that say for certain that this try did nothing and never will."""
+
+# Whole-message refusals
+BAD_REQUEST: Final = 1
+WRONG_BOOT: Final = 2
+WRONG_CLUSTER: Final = 3
+
+
+class Malformed(ValueError):
+    """A frame that does not parse. The peer's error, never ours: the frame is dropped or refused."""
+
+
+class Header(NamedTuple):
+    """The decoded fixed header of a frame."""
+
+    kind: int
+    cluster: int
+    sender: int
+    target: int
+    map_version: int
+
+
+def encode(kind: int, cluster: int, sender: int, target: int, map_version: int, body: Any) -> bytes:
+    """One frame: header, then `body` as MessagePack."""
+    return HEADER.pack(MAGIC, PROTOCOL, kind, cluster, sender, target, map_version) + pack(body)
+
+
+def encode_header(kind: int, cluster: int, sender: int, target: int, map_version: int) -> bytes:
+    """The header alone, for frames whose body is encoded once and sent to several members."""
+    return HEADER.pack(MAGIC, PROTOCOL, kind, cluster, sender, target, map_version)
+
+
+def decode_header(frame: bytes) -> Header:
+    """The header of `frame`; raises `Malformed`."""
+    if len(frame) < HEADER.size:
+        raise Malformed(f"a frame of {len(frame)} bytes is shorter than a header")
+    magic, protocol, kind, cluster, sender, target, map_version = HEADER.unpack_from(frame)
+    if magic != MAGIC:
+        raise Malformed("not a zkv frame")
+    if protocol != PROTOCOL:
+        raise Malformed(f"protocol version {protocol}, this side speaks {PROTOCOL}")
+    return Header(kind, cluster, sender, target, map_version)
+
+
+def decode_body(frame: bytes, offset: int = HEADER.size) -> Any:
+    """The MessagePack body that starts at `offset`; raises `Malformed`.
+
+    Every length limit is the length of the frame: a short frame cannot claim a large array (ZEROMQ.md).
+    """
+    size = len(frame) - offset
+    try:
+        return msgpack.unpackb(
+            memoryview(frame)[offset:],
+            strict_map_key=False,
+            use_list=True,
+            max_str_len=size,
+            max_bin_len=size,
+            max_array_len=size,
+            max_map_len=size,
+            max_ext_len=size,
+        )
+    except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
+        raise Malformed(f"the body does not parse: {error}") from error
+
+
+def pack(body: Any) -> bytes:
+    """MessagePack with our one set of options."""
+    packed: bytes = msgpack.packb(body, use_bin_type=True)
+    return packed
+
+
+def _pack_column(code: str, values: Iterable[int]) -> bytes:
+    column = array(code, values)
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column.tobytes()
+
+
+def _unpack_column(code: str, packed: object) -> list[int]:
+    column = array(code)
+    if not isinstance(packed, bytes) or len(packed) % column.itemsize:
+        raise Malformed("a packed column has the wrong type or length")
+    column.frombytes(packed)
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column.tolist()
+
+
+def pack_u16(values: Iterable[int]) -> bytes:
+    """A column of 16-bit numbers (shards, indices in a batch), little-endian."""
+    return _pack_column("H", values)
+
+
+def unpack_u16(packed: object) -> list[int]:
+    """The inverse of `pack_u16`; raises `Malformed`."""
+    return _unpack_column("H", packed)
+
+
+def pack_u64(values: Iterable[int]) -> bytes:
+    """A column of 64-bit numbers (versions, boot ids, epochs), little-endian."""
+    return _pack_column("Q", values)
+
+
+def unpack_u64(packed: object) -> list[int]:
+    """The inverse of `pack_u64`; raises `Malformed`."""
+    return _unpack_column("Q", packed)
+
+
+# A version is (epoch, counter) in 64 bits.
+COUNTER_BITS: Final = 40
+COUNTER_MASK: Final = (1 << COUNTER_BITS) - 1
+
+
+def epoch_of(version: int) -> int:
+    """The epoch half of a version."""
+    return version >> COUNTER_BITS
