@@ -1,0 +1,255 @@
+"""One seeded run: a cluster, clients that load it, faults that hit it, and the checks at the end.
+
+Safety phase, then liveness phase (as in TigerBeetle's VOPR): while faults come, nothing wrong may be seen; after they
+stop and everything is mended, every key must be readable within a bound.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, Final
+
+from zkv.core import wire
+from zkv.core.settings import ClusterSettings
+from zkv.sim.history import Violation
+from zkv.sim.processes import MANAGER_PID, ClientProcess
+from zkv.sim.world import World
+
+FORM_MS: Final = 3000.0
+CALM_MS: Final = 6000.0
+"""After the last fault everything must work again within this."""
+
+
+class Campaign:
+    """A run from one seed: what is varied, and by how much, follows from it."""
+
+    def __init__(self, seed: int, world_class: type[World] = World) -> None:
+        self.rng = random.Random(seed ^ 0x5EED)
+        rng = self.rng
+        nodes = rng.choice((3, 4, 5, 5))
+        replicas = min(nodes, rng.choice((2, 3, 3)))
+        settings = ClusterSettings(
+            nodes=nodes,
+            replicas=replicas,
+            shards=rng.choice((2, 4, 8)),
+            scatter_width=max(replicas - 1, rng.choice((2, 4))),
+            tombstone_ms=rng.choice((60_000, 300)),
+            session_ttl_ms=20_000,
+            timeout_limit_ms=4000,
+        )
+        self.world = world_class(seed, settings)
+        self.world.supervised = rng.random() < 0.7
+        self.world.network.drop = rng.choice((0.0, 0.0, 0.002, 0.02))
+        self.world.network.duplicate = rng.choice((0.0, 0.005, 0.02))
+        self.world.network.latency_ms = (0.05, rng.choice((0.5, 2.0, 20.0)))
+        self.fault_ms = rng.choice((150.0, 400.0, 900.0))
+        """Mean time between faults."""
+        self.keys = [f"key{number}" for number in range(rng.choice((2, 6, 12)))]
+        self.clients: list[ClientProcess] = []
+        self.values = 0
+        self.storm = False
+
+    def run(self, storm_ms: float = 6000.0) -> World:
+        """The whole run. Raises `Violation` or AssertionError where a promise or an invariant is broken."""
+        world = self.world
+        self._form()
+        for number in range(self.rng.choice((2, 3, 4))):
+            client = ClientProcess(world, f"client{number + 1}", subscribed=self.rng.random() < 0.8)
+            world.processes[client.pid] = client
+            self.clients.append(client)
+            for _ in range(self.rng.choice((1, 2, 4))):
+                self._next_call(client)
+        self.storm = True
+        world.clockwork.after(self.rng.expovariate(1 / self.fault_ms), self._fault)
+        world.run(world.clockwork.now_ms + storm_ms)
+        self._calm()
+        self._finish()
+        world.history.check()
+        for process in world.nodes.values():
+            world.collect_counts(process)
+        return world
+
+    def _form(self) -> None:
+        world = self.world
+        while world.disk is None or not world.disk.map.version:
+            if world.clockwork.now_ms > FORM_MS:
+                raise Violation("the cluster did not form")
+            world.run(world.clockwork.now_ms + 50.0)
+
+    # --- load ---------------------------------------------------------------------------------------------------------
+
+    def _next_call(self, client: ClientProcess) -> None:
+        """A client is never idle for long while the storm lasts."""
+
+        def start() -> None:
+            if client.alive and self.storm:
+                if client.paused:
+                    self._next_call(client)
+                else:
+                    self._call(client)
+
+        self.world.clockwork.after(self.rng.expovariate(1 / 15.0), start)
+
+    def _call(self, client: ClientProcess) -> None:
+        rng, world = self.rng, self.world
+        kind, op = rng.choice((("put", wire.PUT), ("put", wire.PUT), ("get", wire.GET), ("get", wire.GET), ("delete", wire.DELETE)))
+        keys = rng.sample(self.keys, rng.choice((1, 1, 1, 2, len(self.keys))))
+        values: list[Any] | None = None
+        if kind == "put":
+            values = [f"v{self.values + place}" for place in range(len(keys))]
+            self.values += len(keys)
+        now_ms = world.clockwork.now_ms
+        operations = [
+            world.history.begin(client.pid, kind, key, None if values is None else values[place], now_ms)
+            for place, key in enumerate(keys)
+        ]
+        client.submit(op, keys, values, rng.choice((400.0, 1500.0, 3000.0)), (operations, lambda: self._next_call(client)))
+
+    # --- faults -------------------------------------------------------------------------------------------------------
+
+    def _fault(self) -> None:
+        if not self.storm:
+            return
+        faults: list[Callable[[], None]] = [
+            self._crash, self._crash, self._crash, self._pause, self._pause, self._cut, self._cut, self._cut_off, self._reset,
+            self._slow, self._manager, self._manager_pause, self._client_pause, self._restart,
+        ]  # fmt: skip
+        self.rng.choice(faults)()
+        self.world.clockwork.after(self.rng.expovariate(1 / self.fault_ms), self._fault)
+
+    def _some_node(self) -> str:
+        return self.rng.choice(sorted(self.world.nodes))
+
+    def _crash(self) -> None:
+        name = self._some_node()
+        if not self.world.may_crash(name):
+            return
+        if self.rng.random() < 0.6:
+            self.world.nodes[name].crash_in_batches = True
+        else:
+            self.world.crash_node(name)
+
+    def _restart(self) -> None:
+        """A dead node comes back empty, as a new member."""
+        name = self._some_node()
+        if not self.world.nodes[name].alive:
+            self.world.start_node(name)
+            self.world.fired["node restarts"] += 1
+
+    def _pause(self) -> None:
+        process = self.world.nodes[self._some_node()]
+        if process.alive and not process.paused:
+            process.pause()
+            self.world.fired["node pauses"] += 1
+            self.world.clockwork.after(self.rng.choice((50.0, 500.0, 700.0, 1500.0)), process.resume)
+
+    def _client_pause(self) -> None:
+        client = self.rng.choice(self.clients)
+        if not client.paused:
+            client.pause()
+            self.world.clockwork.after(self.rng.choice((100.0, 1000.0, 4000.0)), client.resume)
+
+    def _pids(self) -> list[str]:
+        return [process.pid for process in self.world.processes.values() if process.alive]
+
+    def _sever(self, links: list[tuple[str, str]], lasting_ms: float) -> None:
+        hold = self.rng.random() < 0.5
+        for link in links:
+            self.world.network.sever(link, hold=hold)
+        self.world.fired["cuts"] += 1
+        self.world.clockwork.after(lasting_ms, self.world.network.heal)
+
+    def _cut(self) -> None:
+        """One pair, one way or both."""
+        one, other = self.rng.sample(self._pids(), 2)
+        links = [(one, other)] if self.rng.random() < 0.5 else [(one, other), (other, one)]
+        self._sever(links, self.rng.choice((100.0, 500.0, 1200.0, 2500.0)))
+
+    def _cut_off(self) -> None:
+        """One node from everybody, or from all but its clients."""
+        pid = self.world.nodes[self._some_node()].pid
+        spared = self.rng.random() < 0.4
+        others = [other for other in self._pids() if other != pid and not (spared and other.startswith("client"))]
+        both = self.rng.random() < 0.6
+        links = [(pid, other) for other in others] + ([(other, pid) for other in others] if both else [])
+        self._sever(links, self.rng.choice((300.0, 900.0, 2000.0)))
+
+    def _reset(self) -> None:
+        for _ in range(3):
+            one, other = self.rng.sample(self._pids(), 2)
+            self.world.network.reset((one, other))
+            self.world.network.reset((other, one))
+
+    def _slow(self) -> None:
+        one, other = self.rng.sample(self._pids(), 2)
+        self.world.network.slow[one, other] = self.rng.choice((20.0, 100.0, 300.0))
+        self.world.clockwork.after(800.0, lambda: self.world.network.slow.pop((one, other), None))
+
+    def _manager(self) -> None:
+        """The manager dies, perhaps between two effects, and comes back."""
+        world = self.world
+        if not world.manager.alive:
+            return
+        if self.rng.random() < 0.5:
+            world.manager.crash_in_effects = True
+        else:
+            world.crash_manager()
+        world.clockwork.after(self.rng.choice((50.0, 300.0, 1500.0)), self._revive_manager)
+
+    def _revive_manager(self) -> None:
+        if not self.world.manager.alive:
+            self.world.start_manager()
+
+    def _manager_pause(self) -> None:
+        manager = self.world.manager
+        if manager.alive and not manager.paused:
+            manager.pause()
+            self.world.clockwork.after(self.rng.choice((300.0, 1000.0, 2000.0)), manager.resume)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _calm(self) -> None:
+        """Mend everything, and let calls under way come to their end."""
+        world = self.world
+        self.storm = False
+        world.network.heal()
+        world.network.drop = world.network.duplicate = 0.0
+        world.manager.crash_in_effects = False
+        for process in list(world.processes.values()):
+            process.resume()
+        self._revive_manager()
+        world.run(world.clockwork.now_ms + CALM_MS)
+        # A pause or a cut that was still to end has ended by now, but for those who began after the last.
+        world.network.heal()
+
+    def _finish(self) -> None:
+        """A new client reads every key: nothing acknowledged may be missing, and all must answer."""
+        world = self.world
+        client = ClientProcess(world, "reader", subscribed=True)
+        world.processes[client.pid] = client
+        keys = [key for key in self.keys if not world.is_lost(key)]
+        operations = [world.history.begin(client.pid, "get", key, None, world.clockwork.now_ms) for key in keys]
+        outcome: list[str] = []
+        client.submit(wire.GET, keys, None, 3900.0, (operations, lambda: outcome.append("ended")))
+        world.run(world.clockwork.now_ms + 4500.0)
+        if not outcome or any(operation.outcome != "ok" for operation in operations):
+            raise Violation(f"after the storm the cluster does not serve: {self._story()}")
+
+    def _story(self) -> str:
+        world = self.world
+        assert world.disk is not None
+        parts = [f"map {world.disk.map.version}, manager {'alive' if world.manager.alive else 'dead'}"]
+        for process in world.nodes.values():
+            local = process.core.local
+            parts.append(
+                f"{process.pid}: {'alive' if process.alive else 'dead'} map {local.map.version} "
+                f"active {sorted(process.core.serving.active)} taking over {sorted(process.core.takeovers.running)}"
+            )
+        for shard, entry in enumerate(world.disk.map.shards):
+            names = ",".join(world.by_boot[boot].pid for boot in entry.replicas)
+            parts.append(f"shard {shard}: epoch {entry.epoch} {names} wait {[world.by_boot[b].pid for b in entry.wait]}")
+        return "\n    ".join(parts)
+
+
+__all__ = ["MANAGER_PID", "Campaign"]

@@ -1,0 +1,163 @@
+"""The history of a run, and the proof that it is linearizable.
+
+Versions are the witness: per key they give a total order of the writes, so the check is a single pass in real-time
+order instead of a search. A history passes if, for each key,
+
+1. each value was written under one version only (a retry took effect once), and each version wrote one value;
+2. a write that was reported as not done was never seen;
+3. no operation shows a version older than one that was shown, or acknowledged, before it began; and an acknowledged
+   write is newer than everything shown before it began.
+
+The values of a run are unique, so a read names its write. A read that finds nothing may show version 0 (never written, or
+the tombstone is forgotten): it then stands for the oldest delete that it can stand for.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+OK = "ok"
+UNKNOWN = "unknown"
+NOT_DONE = "not done"
+
+
+@dataclass
+class Operation:
+    """One operation on one key, as a client saw it."""
+
+    client: str
+    kind: str
+    """put, get, delete"""
+    key: str
+    start_ms: float
+    value: Any = None
+    """What was written, or read (None: nothing there)."""
+    end_ms: float = float("inf")
+    outcome: str = UNKNOWN
+    version: int | None = None
+    existed: bool = True
+    """Of a delete."""
+
+    def __str__(self) -> str:
+        version = "?" if self.version is None else f"{self.version >> 40}.{self.version & ((1 << 40) - 1)}"
+        return (
+            f"{self.start_ms:9.1f}–{self.end_ms:9.1f} {self.client} {self.kind} {self.key} "
+            f"value={self.value} version={version} {self.outcome}{'' if self.existed else ' (missing)'}"
+        )
+
+
+class Violation(AssertionError):
+    """The promise was broken."""
+
+
+@dataclass
+class History:
+    """All operations of a run, by key."""
+
+    operations: dict[str, list[Operation]] = field(default_factory=lambda: defaultdict(list))
+
+    def begin(self, client: str, kind: str, key: str, value: Any, now_ms: float) -> Operation:
+        """An operation leaves a client."""
+        operation = Operation(client, kind, key, now_ms, value)
+        self.operations[key].append(operation)
+        return operation
+
+    def check(self) -> None:
+        """Raise `Violation` with the operations concerned unless every key's history is linearizable."""
+        for key in sorted(self.operations):
+            _KeyCheck(self.operations[key]).run()
+
+    def count(self) -> int:
+        """Operations that ended with a certain outcome."""
+        return sum(operation.outcome == OK for operations in self.operations.values() for operation in operations)
+
+
+class _KeyCheck:
+    """The check of one key."""
+
+    def __init__(self, operations: list[Operation]) -> None:
+        self.operations = operations
+        self.version_of: dict[Any, int] = {}
+        self.writer_of: dict[int, Operation] = {}
+
+    def run(self) -> None:
+        """All rules of the module's docstring, in turn."""
+        self._collect_writes()
+        self._check_reads()
+        self._check_order()
+
+    def _fail(self, text: str, *concerned: Operation) -> None:
+        story = "\n".join(f"    {'>' if operation in concerned else ' '} {operation}" for operation in self.operations)
+        raise Violation(f"key {self.operations[0].key}: {text}\n{story}")
+
+    def _collect_writes(self) -> None:
+        for operation in self.operations:
+            if operation.kind != "get" and operation.outcome == OK and operation.existed:
+                assert operation.version is not None
+                other = self.writer_of.get(operation.version)
+                if other is not None:
+                    self._fail("two writes share a version", operation, other)
+                self.writer_of[operation.version] = operation
+                if operation.kind == "put":
+                    self.version_of[operation.value] = operation.version
+
+    def _check_reads(self) -> None:
+        by_value = {operation.value: operation for operation in self.operations if operation.kind == "put"}
+        for read in self.operations:
+            if read.kind != "get" or read.outcome != OK or read.value is None:
+                continue
+            assert read.version is not None
+            write = by_value.get(read.value)
+            if write is None:
+                self._fail("a value was read that nobody wrote", read)
+                return
+            if write.outcome == NOT_DONE:
+                self._fail("a write that was reported as not done was read", read, write)
+            if write.start_ms > read.end_ms:
+                self._fail("a value was read before it was written", read, write)
+            version = self.version_of.setdefault(read.value, read.version)
+            if version != read.version:
+                self._fail("one write took effect under two versions", read, write)
+            writer = self.writer_of.setdefault(read.version, write)
+            if writer is not write:
+                self._fail("two writes share a version", read, write, writer)
+
+    def _check_order(self) -> None:
+        """One pass in the order of starts; `shown` is the newest version of what had ended by then."""
+        done = [operation for operation in self.operations if operation.outcome == OK]
+        ends = sorted(done, key=lambda operation: operation.end_ms)
+        shown, last, position = 0, None, 0
+        effective: dict[int, int] = {}
+        for operation in sorted(done, key=lambda operation: operation.start_ms):
+            while position < len(ends) and ends[position].end_ms < operation.start_ms:
+                version = effective[id(ends[position])]
+                if version > shown:
+                    shown, last = version, ends[position]
+                position += 1
+            version = self._effective_version(operation, shown)
+            effective[id(operation)] = version
+            writes = operation.kind != "get" and operation.existed
+            if version < shown or (writes and version == shown):
+                self._fail("went back in time", operation, *([last] if last else []))
+
+    def _effective_version(self, operation: Operation, shown: int) -> int:
+        """The version an operation stands for; for "missing" without one, that of a delete it can stand for."""
+        assert operation.version is not None
+        missing = operation.value is None if operation.kind == "get" else not operation.existed
+        if not missing or operation.version:
+            return operation.version
+        if not shown:
+            return 0
+        candidates = [
+            other.version
+            for other in self.operations
+            if other.kind == "delete" and other.existed and other.version is not None and other.outcome == OK
+            and other.version >= shown and other.start_ms <= operation.end_ms
+        ]  # fmt: skip
+        unknown = any(
+            other.kind == "delete" and other.outcome == UNKNOWN and other.start_ms <= operation.end_ms
+            for other in self.operations
+        )
+        return shown if unknown else min(candidates, default=-1)

@@ -1,0 +1,254 @@
+"""A cluster in virtual time: the production cores on a network that misbehaves, checked after every event.
+
+Everything follows from one seed. After every turn of a process its invariants are checked, and those of the cluster:
+
+- at most one node serves a shard at any instant (it is active there, and its leases cover it);
+- an acknowledged write is held by every living member of the shard's present in-sync set, at the moment of its
+  acknowledgement and at the end;
+- map versions and epochs only grow, and each in-sync set is a part of the one before.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any, Final
+
+from zkv.core import wire
+from zkv.core.client import Call, ClientCore
+from zkv.core.effects import Stored
+from zkv.core.local import MANAGER, PUBLISH
+from zkv.core.manager import Manager
+from zkv.core.node import Node
+from zkv.core.settings import ClusterSettings
+from zkv.core.shardmap import ShardMap, shard_of
+from zkv.sim.history import NOT_DONE, OK, UNKNOWN, History, Operation, Violation
+from zkv.sim.network import Clockwork, Network
+from zkv.sim.processes import MANAGER_PID, ClientProcess, ManagerProcess, NodeProcess, Process
+
+PROOF_MS: Final = (1.0, 30.0)
+"""How soon a supervisor reports a child that it reaped."""
+PROBE_MS: Final = (0.5, 5.0)
+
+
+class World:
+    """One simulated cluster. Replace the classes to plant a bug."""
+
+    node_class: type[Node] = Node
+    manager_class: type[Manager] = Manager
+    client_class: type[ClientCore] = ClientCore
+
+    def __init__(self, seed: int, settings: ClusterSettings, *, drift: float | None = None) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.settings = settings
+        margin = settings.drift_margin if drift is None else drift
+        # The margin covers the ratio of two rates: the fastest against the slowest (SAFETY 29).
+        self.clock_rates = (1.0, 1.0 + margin)
+        self.cluster = self.rng.randrange(2**32, 2**63)
+        self.clockwork = Clockwork()
+        self.network = Network(self.clockwork, self.rng, self._deliver)
+        self.history = History()
+        self.disk: Stored | None = None
+        self.processes: dict[str, Process] = {}
+        self.nodes: dict[str, NodeProcess] = {}
+        """The present incarnation of each node, by name."""
+        self.by_boot: dict[int, NodeProcess] = {}
+        self.fired: Counter[str] = Counter()
+        self.supervised = True
+        """Whether dead nodes are reported as such; otherwise only probes and silence tell."""
+        self._map_seen = ShardMap.empty()
+        self.manager = self.start_manager()
+        for number in range(settings.nodes):
+            self.start_node(f"server{number + 1}")
+
+    # --- life and death -------------------------------------------------------------------------------------------------
+
+    def start_manager(self) -> ManagerProcess:
+        """A manager on what the disk holds."""
+        self.manager = ManagerProcess(self)
+        self.processes[MANAGER_PID] = self.manager
+        return self.manager
+
+    def crash_manager(self) -> None:
+        """The manager's process ends; the disk stays."""
+        self.manager.kill()
+        self.fired["manager crashes"] += 1
+
+    def start_node(self, name: str) -> NodeProcess:
+        """A fresh incarnation of a node: empty, with a new boot id."""
+        start = sum(process.name == name for process in self.by_boot.values()) + 1
+        process = NodeProcess(self, name, start)
+        self.processes[process.pid] = self.nodes[name] = self.by_boot[process.boot] = process
+        return process
+
+    def crash_node(self, name: str) -> None:
+        """A node's process ends; a supervisor may report it."""
+        process = self.nodes[name]
+        self.collect_counts(process)
+        process.kill()
+        self.fired["node crashes"] += 1
+        if self.supervised:
+            self.clockwork.after(self.rng.uniform(*PROOF_MS), lambda: self._report_dead(process))
+
+    def _report_dead(self, process: NodeProcess) -> None:
+        """Repeated until the manager has made it durable, as the launcher does."""
+        if self.disk is not None:
+            member = self.disk.map.members.get(process.boot)
+            if self.disk.map.version and (member is None or member.state == 2):
+                return
+        if self.manager.alive:
+            frame = wire.encode(wire.DEAD, self.cluster, 1, 0, 0, [process.boot])
+            self.network.send("supervisor", MANAGER_PID, (b"supervisor", frame))
+        self.clockwork.after(200.0, lambda: self._report_dead(process))
+
+    def may_crash(self, name: str) -> bool:
+        """Whether an in-sync copy of every shard outlives this node, by the map that is durable now."""
+        if self.disk is None or not self.disk.map.version or not self.nodes[name].alive:
+            return False
+        boot = self.nodes[name].boot
+        return all(
+            any(other != boot and self.by_boot[other].alive for other in shard.replicas)
+            for shard in self.disk.map.shards
+            if boot in shard.replicas
+        )
+
+    def is_lost(self, key: str) -> bool:
+        """Whether no in-sync copy of the key's shard lives: then nobody promised anything, and it stays unavailable."""
+        assert self.disk is not None
+        shard = self.disk.map.shards[shard_of(key, self.settings.shards)]
+        lost = not any(self.by_boot[boot].alive for boot in shard.replicas)
+        self.fired["keys lost with their last copy"] += lost
+        return lost
+
+    def collect_counts(self, process: NodeProcess) -> None:
+        """Keep what a node counted before it is gone."""
+        self.fired.update(process.core.local.fired)
+        process.core.local.fired.clear()
+
+    # --- frames ---------------------------------------------------------------------------------------------------------
+
+    def from_node(self, process: NodeProcess, address: int | bytes, frame: bytes) -> None:
+        """A node sends: to a route, to a peer's ROUTER, to the manager, or as a heartbeat."""
+        if isinstance(address, bytes):
+            # What a ROUTER sends back arrives at the DEALER of that link: under the sender's address.
+            self.network.send(process.pid, address.decode(), (process.boot, frame))
+        elif address == PUBLISH:
+            self.network.send(process.pid, MANAGER_PID, (b"", frame))
+        else:
+            self._dial(process, address, frame)
+
+    def from_client(self, process: ClientProcess, address: int | bytes, frame: bytes) -> None:
+        """A client sends to a node or to the manager."""
+        assert isinstance(address, int)
+        self._dial(process, address, frame)
+
+    def _dial(self, process: Process, address: int, frame: bytes) -> None:
+        target = MANAGER_PID if address == MANAGER else self.by_boot[address].pid if address in self.by_boot else None
+        if target is not None:
+            self.network.send(process.pid, target, (process.pid.encode(), frame))
+
+    def broadcast(self, frame: bytes) -> None:
+        """The manager publishes: every subscriber may get it."""
+        for process in list(self.processes.values()):
+            if isinstance(process, NodeProcess) or (isinstance(process, ClientProcess) and process.subscribed):
+                self.network.send(MANAGER_PID, process.pid, (PUBLISH, frame))
+
+    def probe(self, manager: ManagerProcess, boot: int) -> None:
+        """The manager tries to connect: only a dead process's port refuses."""
+        process = self.by_boot.get(boot)
+        link = (MANAGER_PID, process.pid if process else "")
+
+        def answer() -> None:
+            if manager.alive and process is not None and link not in self.network.cut and not process.alive:
+                manager.probes.append((boot, True))
+                manager.wake_in(0.0)
+
+        self.clockwork.after(self.rng.uniform(*PROBE_MS), answer)
+
+    def _deliver(self, sender: str, receiver: str, message: Any) -> None:
+        process = self.processes.get(receiver)
+        if process is not None:
+            process.receive(*message)
+
+    # --- turns and checks -------------------------------------------------------------------------------------------------
+
+    def take_turn(self, process: Process) -> None:
+        """Let a process have its turn, then check what must hold."""
+        process.turn()
+        if isinstance(process, NodeProcess):
+            process.core.check_invariants()
+            self._check_one_server(process)
+        elif isinstance(process, ManagerProcess) and process.alive:
+            process.core.check_invariants()
+            self._check_map()
+
+    def _check_one_server(self, process: NodeProcess) -> None:
+        """At most one node serves a shard at any instant."""
+        serving = process.core.serving
+        if not serving.active:
+            return
+        process.core.local.now_ms = process.now_ms()
+        for other in self.nodes.values():
+            if other is process or not other.alive or not other.core.serving.active:
+                continue
+            both = serving.active & other.core.serving.active
+            if not both:
+                continue
+            former_ms, other.core.local.now_ms = other.core.local.now_ms, other.now_ms()
+            for shard in sorted(both):
+                if serving.covers((shard,)) and other.core.serving.covers((shard,)):
+                    raise Violation(f"{process.pid} and {other.pid} both serve shard {shard}")
+            other.core.local.now_ms = former_ms
+
+    def _check_map(self) -> None:
+        """Versions and epochs only grow; what is durable is what was decided."""
+        if self.disk is None:
+            return
+        new, old = self.disk.map, self._map_seen
+        if new.version < old.version:
+            raise Violation(f"the map went back from version {old.version} to {new.version}")
+        for shard, (was, now) in enumerate(zip(old.shards, new.shards, strict=False)):
+            if now.epoch < was.epoch or (now.epoch == was.epoch and now.replicas != was.replicas):
+                raise Violation(f"shard {shard} changed from {was} to {now}")
+        self._map_seen = new
+
+    def check_held(self, key: str, version: int) -> None:
+        """An acknowledged version is in the history of every living in-sync member."""
+        assert self.disk is not None
+        shard = shard_of(key, self.settings.shards)
+        for boot in self.disk.map.shards[shard].replicas:
+            process = self.by_boot[boot]
+            if process.alive and process.core.local.store.positions[shard] < version:
+                raise Violation(f"{process.pid} is in sync for shard {shard}, but lacks acknowledged {key} {version:#x}")
+
+    def call_ended(self, process: ClientProcess, call: Call, note: Any) -> None:
+        """A client's call came to its end: into the history."""
+        operations, then = note
+        self.record(call, operations)
+        if then is not None:
+            then()
+
+    def record(self, call: Call, operations: list[Operation]) -> None:
+        """Write results into the history."""
+        now_ms = self.clockwork.now_ms
+        if call.failure is not None:
+            for operation in operations:
+                operation.end_ms = now_ms if operation.kind == "get" or not call.failure.unknown else float("inf")
+                operation.outcome = UNKNOWN if call.failure.unknown else NOT_DONE
+            self.fired["calls failed"] += 1
+            return
+        versions, values, statuses, _ = call.results()
+        for place, operation in enumerate(operations):
+            operation.end_ms, operation.outcome, operation.version = now_ms, OK, versions[place]
+            if operation.kind == "get":
+                operation.value = values[place]
+            else:
+                operation.existed = not statuses or statuses[place] != wire.MISSING
+                if operation.existed:
+                    self.check_held(operation.key, versions[place])
+
+    def run(self, until_ms: float) -> None:
+        """Let time pass."""
+        while self.clockwork.next(until_ms):
+            pass
