@@ -1,0 +1,1 @@
+"""The hosts of the cores: pyzmq sockets, real time, files."""
