@@ -113,7 +113,8 @@ class Campaign:
             return
         faults: list[Callable[[], None]] = [
             self._crash, self._crash, self._crash, self._pause, self._pause, self._cut, self._cut, self._cut_off, self._reset,
-            self._slow, self._manager, self._manager_pause, self._client_pause, self._restart,
+            self._slow, self._manager, self._manager_pause, self._client_pause, self._restart, self._depose, self._depose,
+            self._deafen, self._quarrel,
         ]  # fmt: skip
         self.rng.choice(faults)()
         self.world.clockwork.after(self.rng.expovariate(1 / self.fault_ms), self._fault)
@@ -165,6 +166,25 @@ class Campaign:
         one, other = self.rng.sample(self._pids(), 2)
         links = [(one, other)] if self.rng.random() < 0.5 else [(one, other), (other, one)]
         self._sever(links, self.rng.choice((100.0, 500.0, 1200.0, 2500.0)))
+
+    def _depose(self) -> None:
+        """A node cannot reach the manager: it is replaced while it lives, and its peers and clients still reach it."""
+        pid = self.world.nodes[self._some_node()].pid
+        links = [(pid, MANAGER_PID)]
+        if self.rng.random() < 0.7:
+            links.append((MANAGER_PID, pid))
+        self._sever(links, self.rng.choice((900.0, 1300.0, 2500.0)))
+
+    def _deafen(self) -> None:
+        """Some nodes miss the manager's broadcasts: they learn maps late, from others, and several at once."""
+        deaf = [process.pid for process in self.world.nodes.values() if self.rng.random() < 0.5]
+        self._sever([(MANAGER_PID, pid) for pid in deaf], self.rng.choice((500.0, 1500.0, 3000.0)))
+
+    def _quarrel(self) -> None:
+        """Two nodes cannot reach each other, and the manager reaches both."""
+        one, other = self.rng.sample([process.pid for process in self.world.nodes.values()], 2)
+        links = [(one, other), (other, one)] if self.rng.random() < 0.5 else [(one, other)]
+        self._sever(links, self.rng.choice((1000.0, 2500.0, 4000.0)))
 
     def _cut_off(self) -> None:
         """One node from everybody, or from all but its clients."""

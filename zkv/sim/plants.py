@@ -1,0 +1,276 @@
+"""Planted bugs: each breaks one rule of SAFETY.md, in the way a plausible mistake would, and must be caught.
+
+A plant is a function that takes a `Patch` and replaces methods of the production classes for the length of a run. A
+simulator that stays quiet with a plant in place proves nothing when it stays quiet without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from zkv.core import wire
+from zkv.core.client import Batch, ClientCore, Try
+from zkv.core.effects import Persist, Publish
+from zkv.core.following import Following
+from zkv.core.leases import Given, Leases
+from zkv.core.local import Local
+from zkv.core.manager import Manager
+from zkv.core.node import Node
+from zkv.core.replies import Held
+from zkv.core.serving import Serving
+from zkv.core.sessions import Session, Sessions
+from zkv.core.streams import InStream
+from zkv.core.takeover import Takeover, Takeovers
+
+
+class Patch:
+    """Replaces attributes and puts them back."""
+
+    def __init__(self) -> None:
+        self._former: list[tuple[type, str, Any]] = []
+
+    def set(self, owner: type, name: str, value: Any) -> Any:
+        """Replace `owner.name`; returns what was there."""
+        former = owner.__dict__[name]
+        self._former.append((owner, name, former))
+        setattr(owner, name, value)
+        return former
+
+    def undo(self) -> None:
+        """Put everything back."""
+        for owner, name, former in reversed(self._former):
+            setattr(owner, name, former)
+
+
+Plant = Callable[[Patch], None]
+PLANTS: Final[dict[str, Plant]] = {}
+
+
+def plant(function: Plant) -> Plant:
+    """Register a plant under its name, with dashes."""
+    PLANTS[function.__name__.replace("_", "-")] = function
+    return function
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """Run with one bug in place. Raises KeyError for an unknown name."""
+    patch = Patch()
+    PLANTS[name](patch)
+    try:
+        yield
+    finally:
+        patch.undo()
+
+
+@plant
+def rule_03_stale_epochs_accepted(patch: Patch) -> None:
+    """A backup takes entries of an epoch below the one it knows."""
+
+    def unfenced(self: Following, stream: InStream, sender: int, seq: int, shards: Any, versions: Any) -> list[int]:
+        return list(range(len(shards)))
+
+    patch.set(Following, "_unfenced", unfenced)
+
+
+@plant
+def rule_05_commit_on_one_ack(patch: Patch) -> None:
+    """A write commits when the first member has acknowledged it."""
+
+    def everywhere(self: Serving, streams: Any, seqs: Any) -> bool:
+        return any(stream.acked >= seq for stream, seq in zip(streams, seqs, strict=True))
+
+    patch.set(Serving, "_everywhere", everywhere)
+
+
+@plant
+def rule_06_refusal_not_counted(patch: Patch) -> None:
+    """A backup forgets to say that it refused: its cumulative acknowledgement covers the refused entry."""
+    patch.set(Following, "refusals", lambda self, stream: [])
+
+
+@plant
+def rule_07_gaps_accepted(patch: Patch) -> None:
+    """A backup takes batches in any order."""
+
+    def in_order(self: Following, stream: InStream, seq: int) -> bool:
+        stream.owed = True
+        newer = seq > stream.received
+        stream.received = max(stream.received, seq)
+        return newer
+
+    patch.set(Following, "_in_order", in_order)
+
+
+@plant
+def rule_08_reads_before_commit(patch: Patch) -> None:
+    """A read shows what is applied, committed or not."""
+    patch.set(Serving, "_depend", lambda self, waits, held: None)
+
+
+@plant
+def rule_11_leases_never_expire(patch: Patch) -> None:
+    """A primary trusts a grant for ever."""
+    former = patch.set(Leases, "granted", None)
+
+    def granted(self: Leases, peer: int, token: int, grantor_version: int, own_version: int) -> bool:
+        self.lease_ms = 1e9
+        return bool(former(self, peer, token, grantor_version, own_version))
+
+    patch.set(Leases, "granted", granted)
+
+
+@plant
+def rule_12_grants_count_for_all(patch: Patch) -> None:
+    """A grant counts whatever maps the two sides have."""
+    patch.set(Leases, "counts", lambda self, grantor_version, own_version: True)
+
+
+@plant
+def rule_15_no_wait(patch: Patch) -> None:
+    """A new primary does not wait for the old one's lease."""
+    patch.set(Takeovers, "_waited", lambda self, takeover: True)
+
+
+@plant
+def rule_15_wait_too_short(patch: Patch) -> None:
+    """A new primary waits a quarter of a lease too little."""
+    former = patch.set(Takeovers, "wait_until_ms", None)
+    patch.set(
+        Takeovers, "wait_until_ms", lambda self, shard: former(self, shard) - self.local.settings.lease_ms / 4
+    )
+
+
+@plant
+def rule_15_last_grant_forgotten(patch: Patch) -> None:
+    """A successor forgets when it last granted to the former primary."""
+    patch.set(Given, "primary_changed", lambda self, shard, former: None)
+
+
+@plant
+def rule_16_longest_tail_not_adopted(patch: Patch) -> None:
+    """A new primary keeps its own tail, though another member's is longer."""
+
+    def reconcile(self: Takeovers, takeover: Takeover) -> None:
+        takeover.resent = {}
+
+    patch.set(Takeovers, "reconcile", reconcile)
+
+
+@plant
+def rule_16_lacking_not_resent(patch: Patch) -> None:
+    """A new primary adopts the longest tail, but does not send it to members who lack it."""
+
+    def send_lacking(self: Takeovers) -> None:
+        for items in self._resend.values():
+            for shard, _, _ in items:
+                self.running[shard].resent = {}
+        self._resend.clear()
+
+    patch.set(Takeovers, "_send_lacking", send_lacking)
+
+
+@plant
+def rule_18_demotion_says_not_done(patch: Patch) -> None:
+    """Held replies of a lost shard are answered "not done here"."""
+
+    def demote(self: Held, shards: set[int]) -> None:
+        for position, shard in enumerate(self.shards):
+            if shard in shards:
+                self.set_status(position, wire.MOVED)
+        self.blocked -= shards
+
+    patch.set(Held, "demote", demote)
+
+
+@plant
+def rule_24_sessions_not_replicated(patch: Patch) -> None:
+    """Only the primary remembers what it has executed."""
+
+    def remember(self: Sessions, client: int, batch: int, watermark: int, *rest: Any) -> None:
+        self.open(client, watermark, 0.0)
+
+    patch.set(Sessions, "remember", remember)
+
+
+@plant
+def rule_24_watermark_ignored(patch: Patch) -> None:
+    """Operations below the watermark are executed: late tries of finished batches among them."""
+
+    def advance(self: Session, watermark: int) -> None:
+        for batch in [batch for batch in self.records if batch < watermark]:
+            del self.records[batch]
+
+    patch.set(Session, "advance", advance)
+
+
+@plant
+def rule_24_any_miss_counts(patch: Patch) -> None:
+    """A client takes "missing" from whichever of its tries says so."""
+    patch.set(ClientCore, "_is_latest", lambda self, current, index: True)
+
+    def forget(self: Serving, *rest: Any) -> None:
+        """Nor does the primary remember it."""
+
+    patch.set(Serving, "_remember_misses", forget)
+
+
+@plant
+def rule_25_timeouts_reported_as_not_done(patch: Patch) -> None:
+    """A client says that a write was not done when it only was not answered."""
+    patch.set(ClientCore, "_in_doubt", lambda self, call: False)
+
+
+@plant
+def rule_25_new_identity_for_retries(patch: Patch) -> None:
+    """A client retries under a new batch number."""
+    former = patch.set(ClientCore, "_try", None)
+
+    def retry(self: ClientCore, batch: Batch, indices: Any) -> None:
+        if batch.number and batch.attempt:
+            self._open_writes.pop(batch.number, None)
+            self._batches += 1
+            batch.number = self._batches
+            self._open_writes[batch.number] = batch
+        former(self, batch, indices)
+
+    patch.set(ClientCore, "_try", retry)
+
+
+@plant
+def rule_30_told_before_durable(patch: Patch) -> None:
+    """The manager publishes a change before it is durable."""
+    former = patch.set(Manager, "step", None)
+
+    def step(self: Manager, *rest: Any) -> list[Any]:
+        effects = former(self, *rest)
+        return sorted(effects, key=lambda effect: (isinstance(effect, Persist), not isinstance(effect, Publish)))
+
+    patch.set(Manager, "step", step)
+
+
+@plant
+def stranded_tails_forgotten(patch: Patch) -> None:
+    """A member lets its sender's commit point release entries of a shard whose epoch has changed (ARCHITECTURE.md)."""
+    patch.set(Local, "strand", lambda self, shards: None)
+
+
+@plant
+def batches_sent_under_the_next_map(patch: Patch) -> None:
+    """A node that learns a map in mid-turn sends what it made before under the new header, which vouches for epochs."""
+    former = patch.set(Node, "_install", None)
+
+    def install(self: Node, new: Any) -> None:
+        flush = self.serving.flush
+        self.serving.flush = lambda: None  # type: ignore[method-assign]
+        try:
+            former(self, new)
+        finally:
+            self.serving.flush = flush  # type: ignore[method-assign]
+
+    patch.set(Node, "_install", install)
+
+
+__all__ = ["PLANTS", "Try", "planted"]
