@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from zkv.core import wire
-from zkv.core.client import Call, Failure
+from zkv.core.calls import Call, Failure
 from zkv.core.settings import DEFAULT_MANAGER, ClusterSettings
 from zkv.core.shardmap import shard_of
 from zkv.errors import (
@@ -100,7 +100,8 @@ class Client:
         self._pid = os.getpid()
         self._connection = self._connect()
 
-    # --- operations -----------------------------------------------------------------------------------------------------
+    # --- operations
+    # -----------------------------------------------------------------------------------------------------
 
     def put(self, key: Key, value: Any, *, timeout_s: float | None = None) -> PutResult:
         """Store `value` under `key`; returns once every in-sync replica has it."""
@@ -152,7 +153,8 @@ class Client:
             shard_map = connection.core.map
             return shard_map.name_of(shard_map.shards[shard_of(key, len(shard_map.shards))].primary)
 
-    # --- life -------------------------------------------------------------------------------------------------------------
+    # --- life
+    # -------------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Close the sockets. Further calls raise `ClosedError`."""
@@ -165,13 +167,16 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
         return f"Client({self.manager!r}{', closed' if self._closed else ''})"
 
-    # --- inside -----------------------------------------------------------------------------------------------------------
+    # --- inside
+    # -----------------------------------------------------------------------------------------------------------
 
     def _connect(self) -> Connection:
         import zmq
@@ -179,7 +184,9 @@ class Client:
         try:
             return Connection(self.manager, subscribe=self._subscribe)
         except zmq.ZMQError as error:
-            raise UsageError(f"{self.manager!r} is not an endpoint: write tcp://HOST:PORT ({error.strerror})") from error
+            raise UsageError(
+                f"{self.manager!r} is not an endpoint: write tcp://HOST:PORT ({error.strerror})"
+            ) from error
 
     def _usable(self) -> Connection:
         if self._closed:
@@ -225,7 +232,7 @@ def _no_manager(endpoint: str) -> str:
 
 
 def _checked_timeout(timeout_s: float) -> float:
-    limit_s = min(TIMEOUT_LIMIT_S, ClusterSettings.__dataclass_fields__["timeout_limit_ms"].default / 1000)
+    limit_s = min(TIMEOUT_LIMIT_S, ClusterSettings().timeout_limit_ms / 1000)
     if not 0 < timeout_s <= limit_s:
         raise UsageError(f"timeout_s is {timeout_s}, it must be above 0 and at most {limit_s:g} seconds")
     return float(timeout_s)

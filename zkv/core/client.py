@@ -1,8 +1,10 @@
 """The core of a client: operations in, frames out, results when they are certain. No socket, no clock, no thread.
 
 Theory of operation. A call's operations are grouped by primary and cut into *batches*; a batch of writes has a number,
-and (client id, batch, index) names an operation for ever (SAFETY 24). A *try* carries a batch, or what is left of it, to one
-node. What a try leaves open (refused, timed out, its node gone) is tried again, at whoever is primary by then, under the
+and (client id, batch, index) names an operation for ever (SAFETY 24). A *try* carries a batch, or what is left of it,
+to one
+node. What a try leaves open (refused, timed out, its node gone) is tried again, at whoever is primary by then, under
+the
 same identity; parts of one batch may end up at several primaries and merge by index. A try that left and was not
 definitely refused leaves its operations in *doubt*: if the deadline passes, an operation in doubt may have been done,
 any other was certainly not (SAFETY 25).
@@ -16,10 +18,10 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
 from typing import Any, Final
 
 from zkv.core import wire
+from zkv.core.calls import Batch, Call, Failure, Link, Try, picker
 from zkv.core.fragments import Fragments
 from zkv.core.local import MANAGER, Address
 from zkv.core.shardmap import DEAD, UP, Delta, ShardMap, shards_of
@@ -38,140 +40,6 @@ BACKOFF_MAX_MS: Final = 100.0
 HELLO_MS: Final = 100.0
 PULL_MS: Final = 50.0
 MANAGER_MS: Final = 200.0
-CLOCK_MS: Final = 10_000.0
-"""How long an estimate of a node's clock is held against newer, worse ones."""
-
-
-class Batch:
-    """Operations that were submitted together for one primary, under one identity."""
-
-    __slots__ = (
-        "attempt", "call", "doubt", "keys", "latest", "left", "number", "op", "positions", "shards", "sources",
-        "statuses", "values", "versions", "wire_values",
-    )  # fmt: skip
-
-    def __init__(
-        self, call: Call, op: int, number: int, positions: Sequence[int], shards: Sequence[int], keys: Sequence[Any],
-        wire_values: Sequence[Any] | None,
-    ) -> None:  # fmt: skip
-        self.call = call
-        self.op = op
-        self.number = number
-        """Identity of a batch of writes; 0 for reads."""
-        self.positions = positions
-        """Where its operations stand in the call."""
-        self.shards = shards
-        self.keys = keys
-        self.wire_values = wire_values
-        self.attempt = 0
-        self.latest: dict[int, int] = {}
-        """index -> newest attempt, for operations that were tried more than once."""
-        self.doubt: set[int] = set()
-        """Indices that some try may have done."""
-        self.left: set[int] | None = None
-        """Indices without a result; None: all of them, and no try has been answered in part."""
-        self.versions: list[int] = []
-        self.values: list[Any] = []
-        self.statuses: list[int] = []
-        self.sources: list[int] = []
-        """Boot id of the node that answered, by operation; one entry where one node answered all."""
-
-    def open(self) -> Sequence[int]:
-        """Indices without a result."""
-        return range(len(self.keys)) if self.left is None else sorted(self.left)
-
-
-class Call:
-    """One call of the API: its operations and, once `done`, their results."""
-
-    __slots__ = ("batches", "count", "deadline_ms", "failure", "pending", "started_ms", "unrouted")
-
-    def __init__(self, count: int, now_ms: float, deadline_ms: float) -> None:
-        self.count = count
-        self.started_ms = now_ms
-        self.deadline_ms = deadline_ms
-        self.batches: list[Batch] = []
-        self.pending = 0
-        """Batches without all results."""
-        self.unrouted: tuple[int, Sequence[Any], Sequence[Any] | None] | None = None
-        """(op, keys, values) while there is no map to route by."""
-        self.failure: Failure | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether every operation has its result, or the call failed."""
-        return self.failure is not None or (not self.pending and self.unrouted is None)
-
-    def results(self) -> tuple[list[int], list[Any], list[int], list[int]]:
-        """(versions, values, statuses, boot ids of who answered), in the order of the call's operations."""
-        if len(self.batches) == 1 and len(self.batches[0].positions) == self.count:
-            batch = self.batches[0]
-            return batch.versions, batch.values, batch.statuses, _spread(batch.sources, self.count)
-        versions, values, statuses, sources = [0] * self.count, [None] * self.count, [0] * self.count, [0] * self.count
-        for batch in self.batches:
-            for position, version in zip(batch.positions, batch.versions, strict=True):
-                versions[position] = version
-            if batch.values:
-                for position, value in zip(batch.positions, batch.values, strict=True):
-                    values[position] = value
-            if batch.statuses:
-                for position, status in zip(batch.positions, batch.statuses, strict=True):
-                    statuses[position] = status
-            for position, source in zip(batch.positions, _spread(batch.sources, len(batch.positions)), strict=True):
-                sources[position] = source
-        return versions, values, statuses, sources
-
-
-class Failure:
-    """Why a call failed: `kind` is one of the constants below, `unknown` whether a write of it may have been done."""
-
-    __slots__ = ("kind", "shard", "text", "unknown")
-    UNREACHABLE: Final = "manager unreachable"
-    NOT_FORMED: Final = "not formed"
-    UNAVAILABLE: Final = "shard unavailable"
-    TIMED_OUT: Final = "timed out"
-    REFUSED: Final = "refused"
-
-    def __init__(self, kind: str, text: str, *, unknown: bool, shard: int | None = None) -> None:
-        self.kind = kind
-        self.text = text
-        self.unknown = unknown
-        self.shard = shard
-
-
-class Try:
-    """One request under way."""
-
-    __slots__ = ("attempt", "batch", "indices", "sent_ms", "timeout_ms")
-
-    def __init__(self, batch: Batch, indices: Sequence[int], attempt: int) -> None:
-        self.batch = batch
-        self.indices = indices
-        self.attempt = attempt
-        self.sent_ms = 0.0
-        self.timeout_ms = 0.0
-
-
-class Link:
-    """What the client knows of one node (one boot id)."""
-
-    __slots__ = ("clock_ms", "hello_ms", "offset_ms", "queue", "tries")
-
-    def __init__(self) -> None:
-        self.offset_ms: float | None = None
-        """The node's clock minus ours, an upper bound that is off by one way's delay at most; None before HELLO."""
-        self.clock_ms = float("-inf")
-        """When `offset_ms` was estimated."""
-        self.hello_ms = float("-inf")
-        self.queue: list[Try] = []
-        self.tries: dict[int, Try] = {}
-        """Request number -> try under way."""
-
-    def hear_clock(self, sent_ms: float, node_ms: float, now_ms: float) -> None:
-        """Estimate the node's clock from a round trip: too late rather than too early, so that no work in time is late."""
-        offset = node_ms + 1.0 - sent_ms
-        if self.offset_ms is None or offset < self.offset_ms or now_ms - self.clock_ms > CLOCK_MS:
-            self.offset_ms, self.clock_ms = offset, now_ms
 
 
 class ClientCore:
@@ -216,7 +84,9 @@ class ClientCore:
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
-    def submit(self, op: int, keys: Sequence[Any], values: Sequence[Any] | None, now_ms: float, deadline_ms: float) -> Call:
+    def submit(
+        self, op: int, keys: Sequence[Any], values: Sequence[Any] | None, now_ms: float, deadline_ms: float
+    ) -> Call:
         """Start a call of one operation on many keys (values as they travel); results come with `step`."""
         self._now_ms = now_ms
         call = Call(len(keys), now_ms, deadline_ms)
@@ -245,7 +115,7 @@ class ClientCore:
                 if len(chosen) == len(keys):
                     columns = (shards, keys, values)
                 else:
-                    pick = _picker(chosen)
+                    pick = picker(chosen)
                     columns = (pick(shards), pick(keys), None if values is None else pick(values))
                 number = 0
                 if op in wire.WRITES:
@@ -297,7 +167,7 @@ class ClientCore:
             attempt.timeout_ms = min(TRY_MS * 2 ** min(attempt.attempt - 1, 8), TRY_MAX_MS)
             link.tries[self._requests] = attempt
             whole = type(attempt.indices) is range
-            pick = (lambda column: column) if whole else _picker(attempt.indices)
+            pick = (lambda column: column) if whole else picker(attempt.indices)
             body = [
                 self._requests,
                 attempt.attempt,
@@ -361,10 +231,11 @@ class ClientCore:
         wakes.append(self._fragments.next_wake_ms())
         return min(wakes)
 
-    # --- answers --------------------------------------------------------------------------------------------------------
+    # --- answers
+    # --------------------------------------------------------------------------------------------------------
 
     def _on_reply(self, source: Address, header: wire.Header, frame: bytes) -> None:
-        request, attempt, node_ms, statuses, packed, values = wire.decode_body(frame)
+        request, _, node_ms, statuses, packed, values = wire.decode_body(frame)
         link = self._links.get(header.sender)
         current = link.tries.pop(request, None) if link else None
         if link is None or current is None:
@@ -445,7 +316,8 @@ class ClientCore:
         if link is not None:
             link.hear_clock(sent_ms, node_ms, self._now_ms)
 
-    # --- tries that came to nothing -------------------------------------------------------------------------------------
+    # --- tries that came to nothing
+    # -------------------------------------------------------------------------------------
 
     def _later(self, batch: Batch, indices: list[int]) -> None:
         """Try again after a jittered, growing pause; a new map cuts it short."""
@@ -466,7 +338,7 @@ class ClientCore:
                     self._try(batch, open_indices)
 
     def _time_out_tries(self) -> None:
-        for boot, link in self._links.items():
+        for link in self._links.values():
             for request, attempt in list(link.tries.items()):
                 if self._now_ms - attempt.sent_ms >= attempt.timeout_ms:
                     del link.tries[request]
@@ -476,7 +348,9 @@ class ClientCore:
 
     def _still_open(self, attempt: Try) -> list[int]:
         left = attempt.batch.left
-        return [index for index in attempt.indices if (left is None or index in left) and self._is_latest(attempt, index)]
+        return [
+            index for index in attempt.indices if (left is None or index in left) and self._is_latest(attempt, index)
+        ]
 
     def _doubt(self, attempt: Try) -> None:
         """This try left and was not answered: it may have been, or may yet be, done."""
@@ -540,9 +414,12 @@ class ClientCore:
             self._waiting = [item for item in self._waiting if item[1].call is not call]
             for link in self._links.values():
                 link.queue = [attempt for attempt in link.queue if attempt.batch.call is not call]
-                link.tries = {number: attempt for number, attempt in link.tries.items() if attempt.batch.call is not call}
+                link.tries = {
+                    number: attempt for number, attempt in link.tries.items() if attempt.batch.call is not call
+                }
 
-    # --- the map --------------------------------------------------------------------------------------------------------
+    # --- the map
+    # --------------------------------------------------------------------------------------------------------
 
     def _keep_contact(self) -> None:
         """Ask the manager for a map while there is none."""
@@ -625,15 +502,3 @@ class ClientCore:
                     text = f"every node that held shard {shard} is dead; its keys are lost"
                     self._fail(call, Failure(Failure.UNAVAILABLE, text, unknown=self._in_doubt(call), shard=shard))
                     return
-
-
-def _picker(chosen: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    """A function that takes the chosen places of a column."""
-    if len(chosen) == 1:
-        (only,) = chosen
-        return lambda column: (column[only],)
-    return itemgetter(*chosen)
-
-
-def _spread(sources: list[int], count: int) -> list[int]:
-    return sources * count if len(sources) == 1 else sources

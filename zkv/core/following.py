@@ -1,6 +1,8 @@
-"""The backup's role: apply what primaries replicate, acknowledge it, and answer their successors (SAFETY 3, 6, 7, 16, 17).
+"""The backup's role: apply what primaries replicate, acknowledge it, and answer their successors (SAFETY 3, 6, 7, 16,
+17).
 
-A batch made under the very map that we have needs no look at its entries: the sender is a correct member, and both sides
+A batch made under the very map that we have needs no look at its entries: the sender is a correct member, and both
+sides
 know the same epochs. Only around a change of the map is each entry compared with its shard's epoch.
 """
 
@@ -170,13 +172,17 @@ class Following:
         if sender in self.local.incoming:
             self._owed[sender] = route
 
-    # --- a successor's questions ----------------------------------------------------------------------------------------
+    # --- a successor's questions
+    # ----------------------------------------------------------------------------------------
 
     def tails(self, route: Address, header: wire.Header, shards: list[int], epochs: list[int]) -> None:
-        """The primary of a new epoch asks for positions and tails. Knowing that epoch, we are fenced against older ones."""
+        """The primary of a new epoch asks for positions and tails. Knowing that epoch, we are fenced against older
+        ones."""
         local = self.local
         mine = [
-            (shard, epoch) for shard, epoch in zip(shards, epochs, strict=True) if self._current(header.sender, shard, epoch)
+            (shard, epoch)
+            for shard, epoch in zip(shards, epochs, strict=True)
+            if self._current(header.sender, shard, epoch)
         ]
         tails = local.tails.collect({shard for shard, _ in mine}, local.store.committed.__getitem__)
         answer = [
@@ -188,8 +194,8 @@ class Following:
     def fence(self, route: Address, shards: list[int], epochs: list[int]) -> None:
         """A successor asks a former member to acknowledge the new epochs, so that it need not wait for our lease."""
         entries = self.local.map.shards
-        known = [
-            (shard, epoch) for shard, epoch in zip(shards, epochs, strict=True) if entries[shard].epoch >= epoch
-        ]
+        known = [(shard, epoch) for shard, epoch in zip(shards, epochs, strict=True) if entries[shard].epoch >= epoch]
         if known:
-            self.local.send(route, wire.FENCED, [wire.pack_u64(s for s, _ in known), wire.pack_u64(e for _, e in known)])
+            self.local.send(
+                route, wire.FENCED, [wire.pack_u64(s for s, _ in known), wire.pack_u64(e for _, e in known)]
+            )

@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 class Group:
     """The shards of this primary that share one set of backups."""
 
-    __slots__ = ("changed", "committed", "members", "parts", "pending", "shards", "source", "until_ms", "waiters", "wire")
+    __slots__ = (
+        "changed",
+        "committed",
+        "members",
+        "parts",
+        "pending",
+        "shards",
+        "source",
+        "until_ms",
+        "waiters",
+        "wire",
+    )
 
     def __init__(self, members: tuple[int, ...], source: int) -> None:
         self.members = members

@@ -1,6 +1,7 @@
 """What the roles of one storage node share: identity, clock, map, data, streams, and the way out.
 
-`Local` decides nothing. The roles (`Serving` as primary, `Following` as backup, `Takeovers` in between) read and write it
+`Local` decides nothing. The roles (`Serving` as primary, `Following` as backup, `Takeovers` in between) read and
+write it
 during a step of the node; nothing in it outlives the process, and nothing in it is ambient: `now_ms` is what the
 host read after it had drained its sockets (SAFETY 11).
 """
@@ -51,9 +52,7 @@ class Local:
     def send(self, to: Address, kind: int, body: Any) -> None:
         """Queue one frame. `to` is a boot id or MANAGER/PUBLISH or a route; the header's target follows from it."""
         target = to if isinstance(to, int) and to > PUBLISH else 0
-        self.out.append(
-            (to, wire.encode(kind, self.map.cluster, self.boot, target, self.map.version, body))
-        )
+        self.out.append((to, wire.encode(kind, self.map.cluster, self.boot, target, self.map.version, body)))
 
     def stream_to(self, peer: int) -> OutStream:
         """The outgoing stream to `peer`."""

@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from zkv.core import wire
+from zkv.core.contact import Contact
 from zkv.core.following import Following
 from zkv.core.fragments import Fragments
 from zkv.core.local import MANAGER, PUBLISH, Address, Local
-from zkv.core.replies import Held
+from zkv.core.requests import Requests
 from zkv.core.serving import Serving
 from zkv.core.settings import ClusterSettings
-from zkv.core.shardmap import DEAD, UP, Delta, ShardMap, shard_of
+from zkv.core.shardmap import Delta, ShardMap
 from zkv.core.store import Row
 from zkv.core.takeover import Takeovers
 from zkv.core.wire import Malformed
 
-JOIN_MS: Final = 200.0
-"""Interval at which a node asks the manager to let it in."""
-BEACON_LOST_MS: Final = 1000.0
-"""Silence of the manager after which its socket is renewed and the map pulled."""
 PULL_MS: Final = 20.0
 """Shortest interval between two pulls of the map from one source."""
 LEASE_RETRY_MS: Final = 20.0
@@ -34,8 +31,6 @@ LEASE_RETRY_MS: Final = 20.0
 EXPIRE_MS: Final = 1000.0
 STASH_LIMIT: Final = 1024
 """Frames kept until the map they were sent under arrives; further ones are dropped and come again."""
-OPS_LIMIT: Final = 16_384
-"""Operations of one request."""
 STASHED: Final = frozenset((wire.REQUEST, wire.BATCH, wire.TAIL_PULL, wire.TAILS, wire.FENCE))
 """Frames that act on epochs: they wait until this node knows the map they were sent under (SAFETY 4)."""
 
@@ -43,7 +38,8 @@ STASHED: Final = frozenset((wire.REQUEST, wire.BATCH, wire.TAIL_PULL, wire.TAILS
 class Node:
     """One storage node.
 
-    `step` is the only way in. `rejected` is set once the manager refuses this node for good; the host then stops.
+    `step` is the only way in. `contact.rejected` is set once the manager refuses this node for good; the host then
+    stops.
     """
 
     def __init__(
@@ -51,28 +47,12 @@ class Node:
     ) -> None:
         self.boot = boot
         self.name = name
-        self.about = {"name": name, "endpoint": endpoint, "zone": zone, "weight": weight}
+        self.contact = Contact({"name": name, "endpoint": endpoint, "zone": zone, "weight": weight})
         self.rng = rng
-        self.rejected: str | None = None
-        self.map_endpoint = ""
-        """Where the manager publishes map changes; the host subscribes."""
-        self.heartbeat_endpoint = ""
-        """Where the manager listens to heartbeats; the host publishes."""
-        self.subscription = 0
-        """Raised when the subscription has to be made anew: beacons stayed away (ZEROMQ.md, slow joiners)."""
-        self.manager_boot = 0
         self.next_wake_ms = 0.0
         self.peers: set[int] = set()
         """Members that back up a shard of which this node is primary."""
-        self.owners: set[int] = set()
-        """Members that are primary of a shard backed up here."""
-        self._joined = False
-        self._join_ms = float("-inf")
-        self._beacon_ms = float("-inf")
-        self._heartbeat_ms = float("-inf")
         self._expire_ms = 0.0
-        self._started_ms: float | None = None
-        self._peers_since_ms: dict[int, float] = {}
         self._pulled_ms: dict[Address, float] = {}
         self._stash: list[tuple[Address, bytes]] = []
         self._wakes: list[float] = []
@@ -103,6 +83,7 @@ class Node:
         self.serving = Serving(self.local)
         self.following = Following(self.local)
         self.takeovers = Takeovers(self.local, self.serving)
+        self.requests = Requests(self.local, self.serving)
         self.fragments = Fragments()
 
     @property
@@ -116,8 +97,6 @@ class Node:
         """One turn: handle `frames` (source, frame), drained before `now_ms` was read; returns (destination, frame)."""
         local = self.local
         local.now_ms = now_ms
-        if self._started_ms is None:
-            self._started_ms = self._beacon_ms = now_ms
         for source, frame in frames:
             self._receive(source, frame)
         self._end_turn()
@@ -188,49 +167,11 @@ class Node:
             if now_ms >= self._expire_ms:
                 self._expire_ms = now_ms + EXPIRE_MS
                 local.sessions.expire(now_ms)
-        self._keep_contact()
+        self.contact.keep(local, self._wakes.append)
         self._wakes.append(self.fragments.next_wake_ms())
         self.next_wake_ms = max(now_ms + 1.0, min(self._wakes))
 
     # --- the manager --------------------------------------------------------------------------------------------------
-
-    def _keep_contact(self) -> None:
-        """Join, heartbeat, and notice a manager that fell silent."""
-        local = self.local
-        now_ms = local.now_ms
-        member = local.map.members.get(self.boot)
-        if member is not None and member.state == DEAD:
-            self.rejected = "the manager holds proof that this node's process died"
-        lost = now_ms - self._beacon_ms > BEACON_LOST_MS
-        outside = not self._joined or member is None
-        if (lost or outside) and now_ms - self._join_ms >= JOIN_MS:
-            self._join_ms = now_ms
-            local.send(MANAGER, wire.JOIN, self.about)
-            if lost and self._joined:
-                self.subscription += 1
-                self._beacon_ms = now_ms - BEACON_LOST_MS / 2
-        if self._joined and now_ms - self._heartbeat_ms >= local.settings.heartbeat_ms:
-            self._heartbeat_ms = now_ms
-            local.send(PUBLISH, wire.HEARTBEAT, [local.store.count(), 0])
-            accused = self.accused()
-            if accused:
-                local.send(MANAGER, wire.ACCUSE, [accused])
-        if outside:
-            self._wakes.append(self._join_ms + JOIN_MS)
-
-    def accused(self) -> list[int]:
-        """Members that do not answer us: backups that grant nothing, primaries that ask for nothing (SAFETY 32)."""
-        local = self.local
-        horizon_ms = local.now_ms - local.settings.dead_ms
-        silent = []
-        for peer, since_ms in self._peers_since_ms.items():
-            if since_ms > horizon_ms or local.map.members[peer].state != UP:
-                continue
-            deaf = peer in self.peers and local.leases.heard_ms(peer) < horizon_ms
-            mute = peer in self.owners and local.given.granted_ms(peer) < horizon_ms
-            if deaf or mute:
-                silent.append(peer)
-        return silent
 
     def _on_welcome(self, source: Address, header: wire.Header, frame: bytes) -> None:
         settings, heartbeat_endpoint, map_endpoint, manager_boot = wire.decode_body(frame)
@@ -238,19 +179,14 @@ class Node:
             now_ms, out, fired = self.local.now_ms, self.local.out, self.local.fired
             self._set_up(ClusterSettings.from_wire(settings), ShardMap.empty(header.cluster))
             self.local.now_ms, self.local.out, self.local.fired = now_ms, out, fired
-        self._joined = True
-        self.heartbeat_endpoint, self.map_endpoint = str(heartbeat_endpoint), str(map_endpoint)
-        self._heard_manager(int(manager_boot))
-
-    def _heard_manager(self, boot: int) -> None:
-        self._beacon_ms = self.local.now_ms
-        if boot != self.manager_boot:
-            self.manager_boot = boot
+        endpoints = str(heartbeat_endpoint), str(map_endpoint)
+        if self.contact.welcomed(*endpoints, int(manager_boot), self.local.now_ms):
             self.takeovers.report_again()
 
     def _on_beacon(self, source: Address, header: wire.Header, frame: bytes) -> None:
         (manager_boot,) = wire.decode_body(frame)
-        self._heard_manager(int(manager_boot))
+        if self.contact.heard(int(manager_boot), self.local.now_ms):
+            self.takeovers.report_again()
 
     def _on_active_ack(self, source: Address, header: wire.Header, frame: bytes) -> None:
         shards, epochs = wire.decode_body(frame)
@@ -259,7 +195,7 @@ class Node:
     def _on_refused(self, source: Address, header: wire.Header, frame: bytes) -> None:
         _, _, text = wire.decode_body(frame)
         if source == MANAGER:
-            self.rejected = str(text)
+            self.contact.rejected = str(text)
 
     # --- the map ------------------------------------------------------------------------------------------------------
 
@@ -282,7 +218,7 @@ class Node:
 
     def _on_map_delta(self, source: Address, header: wire.Header, frame: bytes) -> None:
         delta = Delta.from_wire(wire.decode_body(frame))
-        self._beacon_ms = self.local.now_ms
+        self.contact.heard(self.contact.manager_boot, self.local.now_ms)
         if delta.version <= self.map.version:
             return
         if delta.base == self.map.version and delta.cluster == self.map.cluster:
@@ -300,7 +236,9 @@ class Node:
         # What was made under the old map leaves under the old map: a header vouches for the epochs of its entries.
         self.serving.flush()
         if old.shards:
-            changed = [s for s, (was, now) in enumerate(zip(old.shards, new.shards, strict=True)) if was.epoch != now.epoch]
+            changed = [
+                s for s, (was, now) in enumerate(zip(old.shards, new.shards, strict=True)) if was.epoch != now.epoch
+            ]
         else:
             changed = list(range(len(new.shards)))
         local.strand(changed)
@@ -329,8 +267,11 @@ class Node:
             if after.primary == boot:
                 follows = before is not None and after.epoch == before.epoch + 1
                 suspended.add(shard)
-                stays = was_primary and follows and before is not None and (
-                    self.takeovers.activated.get(shard) == before.epoch
+                stays = (
+                    was_primary
+                    and follows
+                    and before is not None
+                    and (self.takeovers.activated.get(shard) == before.epoch)
                 )
                 if not (was_primary and follows):
                     self.serving.reign[shard] = new.version
@@ -358,8 +299,8 @@ class Node:
                 peers.update(replicas[1:])
             else:
                 owners.add(replicas[0])
-        self.peers, self.owners = peers, owners
-        self._peers_since_ms = {peer: self._peers_since_ms.get(peer, local.now_ms) for peer in sorted(peers | owners)}
+        self.peers = peers
+        self.contact.shares_with(peers, owners, local.now_ms)
         gone = [peer for peer in old.members if peer not in new.members]
         local.leases.forget(gone)
         local.given.forget(gone)
@@ -459,49 +400,18 @@ class Node:
         shards, epochs = wire.decode_body(frame)
         self.takeovers.fenced(header.sender, wire.unpack_u64(shards), wire.unpack_u64(epochs))
 
-    # --- clients --------------------------------------------------------------------------------------------------------
+    # --- clients
+    # --------------------------------------------------------------------------------------------------------
 
     def _on_hello(self, source: Address, header: wire.Header, frame: bytes) -> None:
         """A client's first contact: our clock, in which its deadlines are expressed (SAFETY 26)."""
         self.local.send(source, wire.HELLO_ACK, [wire.decode_body(frame), int(self.local.now_ms), self.name])
 
     def _on_request(self, source: Address, header: wire.Header, frame: bytes) -> None:
-        request, attempt, batch, watermark, deadline_ms, op, indices, shards, keys, values = wire.decode_body(frame)
-        local = self.local
-        where = None if indices is None else wire.unpack_u16(indices)
-        numbers = wire.unpack_u16(shards)
-        self._check_request(local.settings, op, where, numbers, keys, values)
-        held = Held(source, request, attempt, numbers)
-        if local.now_ms > deadline_ms:
-            local.fired["late requests"] += 1
-            held.versions = [0] * len(keys)
-            held.statuses = bytearray((wire.LATE,)) * len(keys)
-            local.send(source, wire.REPLY, held.body(local.now_ms))
-            return
-        if deadline_ms - local.now_ms > 2 * local.settings.timeout_limit_ms:
-            raise Malformed(f"the deadline is further away than {local.settings.timeout_limit_ms} ms")
-        self.serving.execute(held, header, int(batch), int(watermark), op, where, keys, values)
+        self.requests.handle(source, header, wire.decode_body(frame))
 
-    def _check_request(
-        self, settings: ClusterSettings, op: Any, indices: Any, shards: list[int], keys: Any, values: Any
-    ) -> None:
-        """Raise `Malformed` for what could harm others. Costs a C-level pass over the keys, not a look at each."""
-        count = len(shards)
-        if not 0 < count <= OPS_LIMIT or len(keys) != count or (indices is not None and len(indices) != count):
-            raise Malformed("columns of different length, or none, or too many")
-        if op not in (wire.GET, wire.PUT, wire.DELETE, wire.EXISTS):
-            raise Malformed(f"operation {op} is unknown")
-        if not set(map(type, keys)) <= {str, bytes} or max(map(len, keys)) > settings.key_limit_bytes:
-            raise Malformed(f"a key is neither str nor bytes, or longer than {settings.key_limit_bytes} bytes")
-        if max(shards) >= settings.shards or shard_of(keys[0], settings.shards) != shards[0]:
-            # One key tells whether the client hashes as we do; all would cost more than executing the request.
-            raise Malformed("the first key does not belong to the shard named for it")
-        if op == wire.PUT:
-            types = set(map(type, values))
-            if len(values) != count or type(None) in types or list in types or dict in types:
-                raise Malformed("values are bytes, str, numbers, bool or extension types, one for each key")
-
-    # --- invariants -------------------------------------------------------------------------------------------------------
+    # --- invariants
+    # -------------------------------------------------------------------------------------------------------
 
     def check_invariants(self) -> None:
         """What must hold between steps; the simulator calls it after every event."""
@@ -518,7 +428,9 @@ class Node:
         for shard, entry in enumerate(shards):
             if self.boot in entry.replicas:
                 assert store.committed[shard] <= store.positions[shard], f"shard {shard}: committed beyond its position"
-                assert wire.epoch_of(store.positions[shard]) <= entry.epoch, f"shard {shard}: an entry of a future epoch"
+                assert wire.epoch_of(store.positions[shard]) <= entry.epoch, (
+                    f"shard {shard}: an entry of a future epoch"
+                )
             else:
                 assert not store.tables[shard], f"shard {shard} is held by a node outside its set"
         for group in serving.groups.values():

@@ -66,7 +66,5 @@ class Held:
         if self.statuses is None:
             return list(self.shards)
         return [
-            shard
-            for shard, status in zip(self.shards, self.statuses, strict=True)
-            if status in (wire.OK, wire.MISSING)
+            shard for shard, status in zip(self.shards, self.statuses, strict=True) if status in (wire.OK, wire.MISSING)
         ]

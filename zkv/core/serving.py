@@ -1,9 +1,5 @@
 """The primary's role: which shards this node serves, what it replicates, and what is committed (SAFETY 5-12, 18, 19).
 
-Everything is per batch where one answer serves all of it: a request is executed at once if all its shards are active,
-the leases of all groups hold and its route is young enough, three comparisons in all. Only where one of them fails is
-each operation looked at.
-
 A shard is *active* here once its takeover has reconciled it under the present epoch (`Takeovers` says when); only
 active shards are served, and entries are made only for them.
 """
@@ -19,7 +15,6 @@ from zkv.core import wire
 from zkv.core.groups import Group
 from zkv.core.local import Local
 from zkv.core.replies import Held
-from zkv.core.sessions import Record, Session, status_of_unknown
 from zkv.core.tails import Part
 
 WRITES_PART: Final = 0
@@ -64,175 +59,15 @@ class Serving:
         """(peer, sequence number) whose commit the streams do not learn while a shard is fenced."""
         self._sources = 0
 
-    # --- requests -------------------------------------------------------------------------------------------------
+    # --- replies ----------------------------------------------------------------------------------------------------
 
-    def execute(
-        self, held: Held, header: wire.Header, batch: int, watermark: int, op: int, indices: Any, keys: Any, values: Any
-    ) -> None:
-        """Execute a checked request, or refuse it, operation by operation where need be; queue or hold its reply."""
-        local = self.local
-        shards = held.shards
-        count = len(keys)
-        session: Session | None = None
-        record: Record | None = None
-        if op in wire.WRITES:
-            session = local.sessions.open(header.sender, watermark, local.now_ms)
-            record = session.records.get(batch)
-        whole = (
-            local.now_ms < self.covered_until_ms
-            and header.map_version >= self.youngest_reign
-            and self.active.issuperset(shards)
-            and (session is None or (record is None and status_of_unknown(session, batch) == wire.OK))
-            and len(self.held) < HELD_LIMIT
-            and not any(stream.full for stream in local.outgoing.values())
-        )
-        if whole:
-            chosen: Sequence[int] | None = None
-        else:
-            chosen = self._choose(held, header, session, record, batch, indices, op)
-            if len(chosen) == count:
-                chosen = None
-        waits: dict[Group, int] = {}
-        if op == wire.PUT and chosen is None:
-            held.versions = self._put(waits, header.sender, batch, watermark, indices, shards, keys, values)
-        elif op == wire.GET and chosen is None:
-            entries = [table.get(key, (0, None)) for table, key in zip(map(local.store.tables.__getitem__, shards), keys)]
-            held.versions = [entry[0] for entry in entries]
-            held.values = [entry[1] for entry in entries]
-        else:
-            self._each(waits, held, header.sender, batch, watermark, op, indices, keys, values, chosen)
-        if (self._unsettled or self._dirty) and (op != wire.PUT or chosen is not None):
-            self._depend(waits, held)
-        self._hold(held, waits)
+    @property
+    def unsettled(self) -> bool:
+        """Whether any group has something uncommitted."""
+        return bool(self._unsettled or self._dirty)
 
-    def _choose(
-        self, held: Held, header: wire.Header, session: Session | None, record: Record | None, batch: int,
-        indices: Any, op: int,
-    ) -> list[int]:  # fmt: skip
-        """Positions that may be executed; the others get their status, or the result of an earlier try."""
-        held.versions = [0] * len(held.shards)
-        full = {peer for peer, stream in self.local.outgoing.items() if stream.full}
-        chosen = []
-        for position, shard in enumerate(held.shards):
-            status = self._refusal(shard, header.map_version, full, op)
-            if status == wire.OK and session is not None:
-                index = position if indices is None else indices[position]
-                if record is not None and (found := record.version(index)) is not None:
-                    self.local.fired["retries found"] += 1
-                    held.versions[position] = found
-                    continue
-                if record is not None and index in record.misses:
-                    held.versions[position] = record.misses[index]
-                    held.set_status(position, wire.MISSING)
-                    continue
-                status = status_of_unknown(session, batch)
-            if status == wire.OK:
-                chosen.append(position)
-            else:
-                held.set_status(position, status)
-        return chosen
-
-    def _refusal(self, shard: int, routed_by: int, full: set[int], op: int) -> int:
-        """Why this node does not execute an operation on `shard` now, or OK."""
-        local = self.local
-        entries = local.map.shards
-        if shard >= len(entries) or entries[shard].primary != local.boot:
-            return wire.MOVED
-        group = self.group_of[shard]
-        if shard not in self.active or group is None or not self._covered(shard, group):
-            return wire.NOT_READY
-        if routed_by < self.reign.get(shard, 0):
-            local.fired["old routes refused"] += 1
-            return wire.OLD_ROUTE
-        if len(self.held) >= HELD_LIMIT or (op in wire.WRITES and not full.isdisjoint(group.members)):
-            return wire.BUSY
-        return wire.OK
-
-    def _put(
-        self, waits: dict[Group, int], client: int, batch: int, watermark: int, indices: Any, shards: Sequence[int],
-        keys: Sequence[Any], values: Sequence[Any],
-    ) -> list[int]:  # fmt: skip
-        """Make new versions for puts, apply, remember and replicate them."""
-        local = self.local
-        first = self.counter + 1
-        self.counter += len(keys)
-        assert self.counter < COUNTER_LIMIT, "the version counter is about to wrap; a restart gives a new one"
-        versions = list(map(or_, map(self.bases.__getitem__, shards), range(first, first + len(keys))))
-        local.store.apply(shards, keys, versions, values)
-        local.sessions.remember(client, batch, watermark, indices, versions, local.now_ms)
-        self._replicate(waits, Part(client, batch, watermark, indices, shards, versions, keys, values))
-        return versions
-
-    def _each(
-        self, waits: dict[Group, int], held: Held, client: int, batch: int, watermark: int, op: int, indices: Any,
-        keys: Sequence[Any], values: Sequence[Any], chosen: Sequence[int] | None,
-    ) -> None:  # fmt: skip
-        """Execute what is not a whole batch of puts or gets: the chosen positions, one after the other."""
-        tables = self.local.store.tables
-        if chosen is None:
-            chosen = range(len(keys))
-        if not held.versions:
-            held.versions = [0] * len(keys)
-        if op == wire.DELETE and len({keys[position] for position in chosen}) < len(chosen):
-            # A key named twice: the second delete has to see the first.
-            for position in chosen:
-                self._each(waits, held, client, batch, watermark, op, indices, keys, values, (position,))
-            return
-        if op in (wire.GET, wire.EXISTS):
-            held.values = [None] * len(keys)
-            for position in chosen:
-                version, value = tables[held.shards[position]].get(keys[position], (0, None))
-                held.versions[position] = version
-                held.values[position] = value if op == wire.GET else value is not None
-            return
-        done = [position for position in chosen if op == wire.PUT or self._exists(held, position, keys[position])]
-        if op == wire.DELETE:
-            self._remember_misses(held, client, batch, watermark, indices, set(chosen) - set(done))
-        if not done:
-            return
-        where = [position if indices is None else indices[position] for position in done]
-        shards = [held.shards[position] for position in done]
-        chosen_keys = [keys[position] for position in done]
-        chosen_values = [values[position] if op == wire.PUT else None for position in done]
-        versions = self._put(waits, client, batch, watermark, where, shards, chosen_keys, chosen_values)
-        if op == wire.DELETE:
-            self.local.store.bury(shards, chosen_keys, versions, self.local.now_ms)
-        for position, version in zip(done, versions, strict=True):
-            held.versions[position] = version
-
-    def _exists(self, held: Held, position: int, key: Any) -> bool:
-        """Whether there is something to delete; if not, the miss becomes the answer."""
-        version, value = self.local.store.tables[held.shards[position]].get(key, (0, None))
-        if value is None:
-            held.set_status(position, wire.MISSING)
-            held.versions[position] = version
-        return value is not None
-
-    def _remember_misses(
-        self, held: Held, client: int, batch: int, watermark: int, indices: Any, positions: Iterable[int]
-    ) -> None:
-        """A later try of the same delete must not delete what an earlier one found missing (SAFETY 24)."""
-        local = self.local
-        local.sessions.remember(client, batch, watermark, (), (), local.now_ms)
-        session = local.sessions.find(client)
-        record = session.records.get(batch) if session else None
-        if record is not None:
-            for position in positions:
-                record.misses[position if indices is None else indices[position]] = held.versions[position]
-
-    def _depend(self, waits: dict[Group, int], held: Held) -> None:
-        """Add what the shown versions depend on: within an epoch, one comparison says whether one is committed."""
-        bases, group_of = self.bases, self.group_of
-        for shard, version in zip(held.shards, held.versions):
-            base = bases[shard]
-            if version > base:
-                group = group_of[shard]
-                if group is not None and version > base + group.committed:
-                    counter = version - base
-                    if counter > waits.get(group, 0):
-                        waits[group] = counter
-
-    def _hold(self, held: Held, waits: dict[Group, int]) -> None:
+    def hold(self, held: Held, waits: dict[Group, int]) -> None:
+        """Send a reply once each group has committed up to the counter named for it; at once if there are none."""
         if not waits:
             self._finish(held)
             return
@@ -243,7 +78,8 @@ class Serving:
         for group, counter in waits.items():
             waiters = group.waiters
             if waiters and waiters[-1][0] > counter:
-                # A read may depend on less than what already waits: kept in order, so that the queue pops from its head.
+                # A read may depend on less than what already waits: kept in order, so that the queue pops from its
+                # head.
                 group.waiters = type(waiters)(sorted([*waiters, (counter, held)], key=itemgetter(0)))
             else:
                 waiters.append((counter, held))
@@ -259,7 +95,14 @@ class Serving:
 
     # --- replication ----------------------------------------------------------------------------------------------
 
-    def _replicate(self, waits: dict[Group, int], part: Part) -> None:
+    def next_versions(self, shards: Sequence[int]) -> list[int]:
+        """New versions for operations on `shards`, all of them active."""
+        first = self.counter + 1
+        self.counter += len(shards)
+        assert self.counter < COUNTER_LIMIT, "the version counter is about to wrap; a restart gives a new one"
+        return list(map(or_, map(self.bases.__getitem__, shards), range(first, first + len(shards))))
+
+    def replicate(self, waits: dict[Group, int], part: Part) -> None:
         """Hand each group its share of `part`; it leaves at the end of the turn."""
         split: dict[Group | None, list[int]] = defaultdict(list)
         for position, group in enumerate(map(self.group_of.__getitem__, part.shards)):
@@ -368,7 +211,7 @@ class Serving:
         for held in list(self.unleased):
             self._finish(held)
 
-    def _covered(self, shard: int, group: Group) -> bool:
+    def is_covered(self, shard: int, group: Group) -> bool:
         """Whether leases cover `shard` now (SAFETY 11, 12)."""
         now_ms = self.local.now_ms
         if now_ms < group.until_ms:
@@ -385,7 +228,7 @@ class Serving:
         if self.local.now_ms < self.covered_until_ms:
             return True
         group_of = self.group_of
-        return all((group := group_of[shard]) is not None and self._covered(shard, group) for shard in set(shards))
+        return all((group := group_of[shard]) is not None and self.is_covered(shard, group) for shard in set(shards))
 
     # --- changes of the map -----------------------------------------------------------------------------------------
 
@@ -438,7 +281,8 @@ class Serving:
         self.youngest_reign = max((self.reign.get(shard, 0) for shard in self.active), default=0)
 
     def defer(self, settled: Iterable[tuple[int, int]]) -> None:
-        """Batches (peer, sequence number) that hold up a stream's commit point no longer, once frames show the new map."""
+        """Batches (peer, sequence number) that hold up a stream's commit point no longer, once frames show the new
+        map."""
         self._deferred.extend(settled)
 
     def _dissolve(self, group: Group) -> None:

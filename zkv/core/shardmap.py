@@ -194,12 +194,8 @@ def _shards_in(epochs: object, changed: object, chosen: object, table: Any, extr
         raise Malformed("a shard without replicas")
     shards = [
         Shard(epoch, version, sets[position])
-        for epoch, version, position in zip(
-            unpack_u64(epochs), unpack_u64(changed), unpack_u64(chosen), strict=True
-        )
+        for epoch, version, position in zip(unpack_u64(epochs), unpack_u64(changed), unpack_u64(chosen), strict=True)
     ]
     for position, learners, wait in extras:
-        shards[position] = shards[position]._replace(
-            learners=tuple(map(int, learners)), wait=tuple(map(int, wait))
-        )
+        shards[position] = shards[position]._replace(learners=tuple(map(int, learners)), wait=tuple(map(int, wait)))
     return shards

@@ -12,7 +12,8 @@ Theory of operation. A shard's epoch changes and this node is its primary, newly
    versions; receivers skip what is at or below their position. No entry is made under the new epoch before 4.
 4. *Activate*: all have acknowledged. Everything reconciled is committed now, whatever its number.
 
-A further epoch change starts over. This is view change in the sense of Viewstamped Replication Revisited (Liskov & Cowling,
+A further epoch change starts over. This is view change in the sense of Viewstamped Replication Revisited (Liskov &
+Cowling,
 2012), with the manager's map in the place of the vote.
 """
 
@@ -91,7 +92,11 @@ class Takeovers:
     def may_hold_lease(self, entry: Shard) -> set[int]:
         """Members of the wait list that are not proven dead (SAFETY 15)."""
         members = self.local.map.members
-        return {boot for boot in entry.wait if boot != self.local.boot and not (boot in members and members[boot].state == DEAD)}
+        return {
+            boot
+            for boot in entry.wait
+            if boot != self.local.boot and not (boot in members and members[boot].state == DEAD)
+        }
 
     def wait_until_ms(self, shard: int) -> float:
         """When no lease given through us can be alive any more."""
@@ -143,7 +148,8 @@ class Takeovers:
         takeover.positions[sender] = position
         takeover.rows[sender] = rows
 
-    # --- the steps of a takeover ----------------------------------------------------------------------------------------
+    # --- the steps of a takeover
+    # ----------------------------------------------------------------------------------------
 
     def advance(self) -> None:
         """Move every takeover as far as it can go; called once a turn."""
@@ -153,7 +159,9 @@ class Takeovers:
             if takeover.resent is None and not takeover.lacking:
                 self.reconcile(takeover)
         self._send_lacking()
-        ready = [takeover.shard for takeover in self.running.values() if self._waited(takeover) and self._acked(takeover)]
+        ready = [
+            takeover.shard for takeover in self.running.values() if self._waited(takeover) and self._acked(takeover)
+        ]
         if ready:
             self._activate(ready)
 

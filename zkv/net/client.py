@@ -1,6 +1,7 @@
 """The host of a client: sockets and a clock around `zkv.core.client.ClientCore`. Blocking; no thread of its own.
 
-A call polls until its results are there. Between calls nothing runs: broadcasts wait in the subscription's queue and are
+A call polls until its results are there. Between calls nothing runs: broadcasts wait in the subscription's queue and
+are
 read first when the next call begins; should the queue have overflowed, a version gap shows and the map is pulled.
 """
 
@@ -12,7 +13,8 @@ from typing import Any
 
 import zmq
 
-from zkv.core.client import Call, ClientCore
+from zkv.core.calls import Call
+from zkv.core.client import ClientCore
 from zkv.core.local import MANAGER, Address
 from zkv.net.clock import now_ms
 from zkv.net.links import Context, Links

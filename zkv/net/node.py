@@ -45,9 +45,7 @@ class NodeHost:
             ) from error
         self.endpoint = config.advertise or bound
         boot = config.boot_id or random.SystemRandom().randrange(BOOT_ID_LOW, 2**63)
-        self.core = Node(
-            config.name, boot, self.endpoint, random.Random(boot), zone=config.zone, weight=config.weight
-        )
+        self.core = Node(config.name, boot, self.endpoint, random.Random(boot), zone=config.zone, weight=config.weight)
         self.links = Links(context, config.manager)
         self.links.poller.register(self.router, zmq.POLLIN)
         self.publisher: Socket | None = None
@@ -102,16 +100,16 @@ class NodeHost:
 
     def _follow_core(self) -> None:
         """Bring the sockets in line with what the core has learned."""
-        core = self.core
-        if core.heartbeat_endpoint != self._heartbeats_to:
-            self._heartbeats_to = core.heartbeat_endpoint
+        core, contact = self.core, self.core.contact
+        if contact.heartbeat_endpoint != self._heartbeats_to:
+            self._heartbeats_to = contact.heartbeat_endpoint
             if self.publisher is not None:
                 self.publisher.close()
             self.publisher = sockets.publisher(self.context)
             sockets.connect(self.publisher, self._heartbeats_to)
-        if core.map_endpoint and (core.map_endpoint, core.subscription) != self._listening_to:
-            self._listening_to = (core.map_endpoint, core.subscription)
-            self.links.subscribe(core.map_endpoint)
+        if contact.map_endpoint and (contact.map_endpoint, contact.subscription) != self._listening_to:
+            self._listening_to = (contact.map_endpoint, contact.subscription)
+            self.links.subscribe(contact.map_endpoint)
         if core.map.version != self._map_version:
             self._map_version = core.map.version
             self.links.keep_only(set(core.map.members))
@@ -144,8 +142,8 @@ def run(config: NodeConfig) -> None:
                 host.links.poller.register(termination.fd, zmq.POLLIN)
                 while not termination.asked and not parent_is_gone():
                     host.turn(host.core.next_wake_ms - now_ms())
-                    if host.core.rejected is not None:
-                        raise ZkvError(f"{config.name} is not let in: {host.core.rejected}")
+                    if host.core.contact.rejected is not None:
+                        raise ZkvError(f"{config.name} is not let in: {host.core.contact.rejected}")
             logger.info("%s stops", config.name)
         finally:
             host.close()

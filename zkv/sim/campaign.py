@@ -93,7 +93,9 @@ class Campaign:
 
     def _call(self, client: ClientProcess) -> None:
         rng, world = self.rng, self.world
-        kind, op = rng.choice((("put", wire.PUT), ("put", wire.PUT), ("get", wire.GET), ("get", wire.GET), ("delete", wire.DELETE)))
+        kind, op = rng.choice(
+            (("put", wire.PUT), ("put", wire.PUT), ("get", wire.GET), ("get", wire.GET), ("delete", wire.DELETE))
+        )
         keys = rng.sample(self.keys, rng.choice((1, 1, 1, 2, len(self.keys))))
         values: list[Any] | None = None
         if kind == "put":
@@ -104,7 +106,9 @@ class Campaign:
             world.history.begin(client.pid, kind, key, None if values is None else values[place], now_ms)
             for place, key in enumerate(keys)
         ]
-        client.submit(op, keys, values, rng.choice((400.0, 1500.0, 3000.0)), (operations, lambda: self._next_call(client)))
+        client.submit(
+            op, keys, values, rng.choice((400.0, 1500.0, 3000.0)), (operations, lambda: self._next_call(client))
+        )
 
     # --- faults -------------------------------------------------------------------------------------------------------
 
@@ -112,8 +116,10 @@ class Campaign:
         if not self.storm:
             return
         faults: list[Callable[[], None]] = [
-            self._crash, self._crash, self._crash, self._pause, self._pause, self._cut, self._cut, self._cut_off, self._reset,
-            self._slow, self._manager, self._manager_pause, self._client_pause, self._restart, self._depose, self._depose,
+            self._crash, self._crash, self._crash, self._pause, self._pause, self._cut, self._cut, self._cut_off,
+            self._reset,
+            self._slow, self._manager, self._manager_pause, self._client_pause, self._restart, self._depose,
+            self._depose,
             self._deafen, self._quarrel,
         ]  # fmt: skip
         self.rng.choice(faults)()
@@ -204,7 +210,11 @@ class Campaign:
     def _slow(self) -> None:
         one, other = self.rng.sample(self._pids(), 2)
         self.world.network.slow[one, other] = self.rng.choice((20.0, 100.0, 300.0))
-        self.world.clockwork.after(800.0, lambda: self.world.network.slow.pop((one, other), None))
+
+        def mend() -> None:
+            self.world.network.slow.pop((one, other), None)
+
+        self.world.clockwork.after(800.0, mend)
 
     def _manager(self) -> None:
         """The manager dies, perhaps between two effects, and comes back."""
@@ -268,7 +278,9 @@ class Campaign:
             )
         for shard, entry in enumerate(world.disk.map.shards):
             names = ",".join(world.by_boot[boot].pid for boot in entry.replicas)
-            parts.append(f"shard {shard}: epoch {entry.epoch} {names} wait {[world.by_boot[b].pid for b in entry.wait]}")
+            parts.append(
+                f"shard {shard}: epoch {entry.epoch} {names} wait {[world.by_boot[b].pid for b in entry.wait]}"
+            )
         return "\n    ".join(parts)
 
 

@@ -8,7 +8,8 @@ order instead of a search. A history passes if, for each key,
 3. no operation shows a version older than one that was shown, or acknowledged, before it began; and an acknowledged
    write is newer than everything shown before it began.
 
-The values of a run are unique, so a read names its write. A read that finds nothing may show version 0 (never written, or
+The values of a run are unique, so a read names its write. A read that finds nothing may show version 0 (never
+written, or
 the tombstone is forgotten): it then stands for the oldest delete that it can stand for.
 """
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from zkv.core import wire
-from zkv.core.client import Batch, ClientCore, Try
+from zkv.core.calls import Batch
+from zkv.core.client import ClientCore
 from zkv.core.effects import Persist, Publish
 from zkv.core.following import Following
 from zkv.core.leases import Given, Leases
@@ -19,6 +20,7 @@ from zkv.core.local import Local
 from zkv.core.manager import Manager
 from zkv.core.node import Node
 from zkv.core.replies import Held
+from zkv.core.requests import Requests
 from zkv.core.serving import Serving
 from zkv.core.sessions import Session, Sessions
 from zkv.core.streams import InStream
@@ -107,7 +109,7 @@ def rule_07_gaps_accepted(patch: Patch) -> None:
 @plant
 def rule_08_reads_before_commit(patch: Patch) -> None:
     """A read shows what is applied, committed or not."""
-    patch.set(Serving, "_depend", lambda self, waits, held: None)
+    patch.set(Requests, "_depend", lambda self, waits, held: None)
 
 
 @plant
@@ -138,9 +140,7 @@ def rule_15_no_wait(patch: Patch) -> None:
 def rule_15_wait_too_short(patch: Patch) -> None:
     """A new primary waits a quarter of a lease too little."""
     former = patch.set(Takeovers, "wait_until_ms", None)
-    patch.set(
-        Takeovers, "wait_until_ms", lambda self, shard: former(self, shard) - self.local.settings.lease_ms / 4
-    )
+    patch.set(Takeovers, "wait_until_ms", lambda self, shard: former(self, shard) - self.local.settings.lease_ms / 4)
 
 
 @plant
@@ -211,10 +211,10 @@ def rule_24_any_miss_counts(patch: Patch) -> None:
     """A client takes "missing" from whichever of its tries says so."""
     patch.set(ClientCore, "_is_latest", lambda self, current, index: True)
 
-    def forget(self: Serving, *rest: Any) -> None:
+    def forget(self: Requests, *rest: Any) -> None:
         """Nor does the primary remember it."""
 
-    patch.set(Serving, "_remember_misses", forget)
+    patch.set(Requests, "_remember_misses", forget)
 
 
 @plant
@@ -273,4 +273,4 @@ def batches_sent_under_the_next_map(patch: Patch) -> None:
     patch.set(Node, "_install", install)
 
 
-__all__ = ["PLANTS", "Try", "planted"]
+__all__ = ["PLANTS", "planted"]

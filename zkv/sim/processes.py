@@ -10,7 +10,8 @@ import random
 from typing import TYPE_CHECKING, Any, Final
 
 from zkv.core import wire
-from zkv.core.client import Call, ClientCore, Failure
+from zkv.core.calls import Call, Failure
+from zkv.core.client import ClientCore
 from zkv.core.effects import Persist, Probe, Publish, Send, applied
 from zkv.core.local import MANAGER, PUBLISH
 from zkv.core.manager import Manager

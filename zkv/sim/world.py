@@ -15,7 +15,8 @@ from collections import Counter
 from typing import Any, Final
 
 from zkv.core import wire
-from zkv.core.client import Call, ClientCore
+from zkv.core.calls import Call
+from zkv.core.client import ClientCore
 from zkv.core.effects import Stored
 from zkv.core.local import MANAGER, PUBLISH
 from zkv.core.manager import Manager
@@ -62,7 +63,8 @@ class World:
         for number in range(settings.nodes):
             self.start_node(f"server{number + 1}")
 
-    # --- life and death -------------------------------------------------------------------------------------------------
+    # --- life and death
+    # -------------------------------------------------------------------------------------------------
 
     def start_manager(self) -> ManagerProcess:
         """A manager on what the disk holds."""
@@ -126,7 +128,8 @@ class World:
         self.fired.update(process.core.local.fired)
         process.core.local.fired.clear()
 
-    # --- frames ---------------------------------------------------------------------------------------------------------
+    # --- frames
+    # ---------------------------------------------------------------------------------------------------------
 
     def from_node(self, process: NodeProcess, address: int | bytes, frame: bytes) -> None:
         """A node sends: to a route, to a peer's ROUTER, to the manager, or as a heartbeat."""
@@ -171,7 +174,8 @@ class World:
         if process is not None:
             process.receive(*message)
 
-    # --- turns and checks -------------------------------------------------------------------------------------------------
+    # --- turns and checks
+    # -------------------------------------------------------------------------------------------------
 
     def take_turn(self, process: Process) -> None:
         """Let a process have its turn, then check what must hold."""
@@ -220,7 +224,9 @@ class World:
         for boot in self.disk.map.shards[shard].replicas:
             process = self.by_boot[boot]
             if process.alive and process.core.local.store.positions[shard] < version:
-                raise Violation(f"{process.pid} is in sync for shard {shard}, but lacks acknowledged {key} {version:#x}")
+                raise Violation(
+                    f"{process.pid} is in sync for shard {shard}, but lacks acknowledged {key} {version:#x}"
+                )
 
     def call_ended(self, process: ClientProcess, call: Call, note: Any) -> None:
         """A client's call came to its end: into the history."""

@@ -1,0 +1,1 @@
+"""The commands: zkv-manager, zkv-node, zkv-launch, zkv-client, zkv-admin."""

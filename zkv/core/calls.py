@@ -1,0 +1,159 @@
+"""What a client keeps of its work: calls of the API, batches with an identity, tries under way, links to nodes.
+
+See `zkv.core.client` for how they move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any, Final
+
+CLOCK_MS: Final = 10_000.0
+"""How long an estimate of a node's clock is held against newer, worse ones."""
+
+
+class Batch:
+    """Operations that were submitted together for one primary, under one identity."""
+
+    __slots__ = (
+        "attempt", "call", "doubt", "keys", "latest", "left", "number", "op", "positions", "shards", "sources",
+        "statuses", "values", "versions", "wire_values",
+    )  # fmt: skip
+
+    def __init__(
+        self, call: Call, op: int, number: int, positions: Sequence[int], shards: Sequence[int], keys: Sequence[Any],
+        wire_values: Sequence[Any] | None,
+    ) -> None:  # fmt: skip
+        self.call = call
+        self.op = op
+        self.number = number
+        """Identity of a batch of writes; 0 for reads."""
+        self.positions = positions
+        """Where its operations stand in the call."""
+        self.shards = shards
+        self.keys = keys
+        self.wire_values = wire_values
+        self.attempt = 0
+        self.latest: dict[int, int] = {}
+        """index -> newest attempt, for operations that were tried more than once."""
+        self.doubt: set[int] = set()
+        """Indices that some try may have done."""
+        self.left: set[int] | None = None
+        """Indices without a result; None: all of them, and no try has been answered in part."""
+        self.versions: list[int] = []
+        self.values: list[Any] = []
+        self.statuses: list[int] = []
+        self.sources: list[int] = []
+        """Boot id of the node that answered, by operation; one entry where one node answered all."""
+
+    def open(self) -> Sequence[int]:
+        """Indices without a result."""
+        return range(len(self.keys)) if self.left is None else sorted(self.left)
+
+
+class Call:
+    """One call of the API: its operations and, once `done`, their results."""
+
+    __slots__ = ("batches", "count", "deadline_ms", "failure", "pending", "started_ms", "unrouted")
+
+    def __init__(self, count: int, now_ms: float, deadline_ms: float) -> None:
+        self.count = count
+        self.started_ms = now_ms
+        self.deadline_ms = deadline_ms
+        self.batches: list[Batch] = []
+        self.pending = 0
+        """Batches without all results."""
+        self.unrouted: tuple[int, Sequence[Any], Sequence[Any] | None] | None = None
+        """(op, keys, values) while there is no map to route by."""
+        self.failure: Failure | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether every operation has its result, or the call failed."""
+        return self.failure is not None or (not self.pending and self.unrouted is None)
+
+    def results(self) -> tuple[list[int], list[Any], list[int], list[int]]:
+        """(versions, values, statuses, boot ids of who answered), in the order of the call's operations."""
+        if len(self.batches) == 1 and len(self.batches[0].positions) == self.count:
+            batch = self.batches[0]
+            return batch.versions, batch.values, batch.statuses, spread(batch.sources, self.count)
+        versions, values, statuses, sources = [0] * self.count, [None] * self.count, [0] * self.count, [0] * self.count
+        for batch in self.batches:
+            for position, version in zip(batch.positions, batch.versions, strict=True):
+                versions[position] = version
+            if batch.values:
+                for position, value in zip(batch.positions, batch.values, strict=True):
+                    values[position] = value
+            if batch.statuses:
+                for position, status in zip(batch.positions, batch.statuses, strict=True):
+                    statuses[position] = status
+            for position, source in zip(batch.positions, spread(batch.sources, len(batch.positions)), strict=True):
+                sources[position] = source
+        return versions, values, statuses, sources
+
+
+class Failure:
+    """Why a call failed: `kind` is one of the constants below, `unknown` whether a write of it may have been done."""
+
+    __slots__ = ("kind", "shard", "text", "unknown")
+    UNREACHABLE: Final = "manager unreachable"
+    NOT_FORMED: Final = "not formed"
+    UNAVAILABLE: Final = "shard unavailable"
+    TIMED_OUT: Final = "timed out"
+    REFUSED: Final = "refused"
+
+    def __init__(self, kind: str, text: str, *, unknown: bool, shard: int | None = None) -> None:
+        self.kind = kind
+        self.text = text
+        self.unknown = unknown
+        self.shard = shard
+
+
+class Try:
+    """One request under way."""
+
+    __slots__ = ("attempt", "batch", "indices", "sent_ms", "timeout_ms")
+
+    def __init__(self, batch: Batch, indices: Sequence[int], attempt: int) -> None:
+        self.batch = batch
+        self.indices = indices
+        self.attempt = attempt
+        self.sent_ms = 0.0
+        self.timeout_ms = 0.0
+
+
+class Link:
+    """What the client knows of one node (one boot id)."""
+
+    __slots__ = ("clock_ms", "hello_ms", "offset_ms", "queue", "tries")
+
+    def __init__(self) -> None:
+        self.offset_ms: float | None = None
+        """The node's clock minus ours, an upper bound that is off by one way's delay at most; None before HELLO."""
+        self.clock_ms = float("-inf")
+        """When `offset_ms` was estimated."""
+        self.hello_ms = float("-inf")
+        self.queue: list[Try] = []
+        self.tries: dict[int, Try] = {}
+        """Request number -> try under way."""
+
+    def hear_clock(self, sent_ms: float, node_ms: float, now_ms: float) -> None:
+        """Estimate the node's clock from a round trip: too late rather than too early, so that no work in time is
+        late."""
+        offset = node_ms + 1.0 - sent_ms
+        if self.offset_ms is None or offset < self.offset_ms or now_ms - self.clock_ms > CLOCK_MS:
+            self.offset_ms, self.clock_ms = offset, now_ms
+
+
+def picker(chosen: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """A function that takes the chosen places of a column."""
+    if len(chosen) == 1:
+        (only,) = chosen
+        return lambda column: (column[only],)
+    return itemgetter(*chosen)
+
+
+def spread(sources: list[int], count: int) -> list[int]:
+    """Who answered each of `count` operations, where one entry may stand for all."""
+    return sources * count if len(sources) == 1 else sources

@@ -1,0 +1,235 @@
+"""Executing client requests: what is looked at before, and how each operation comes to its answer (SAFETY 8, 9, 24,
+26).
+
+A request whose shards are all active, leased and routed by a map young enough is executed as a whole: three comparisons
+and a few loops in C. Only where one of them fails is each operation looked at by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from zkv.core import wire
+from zkv.core.groups import Group
+from zkv.core.local import Address, Local
+from zkv.core.replies import Held
+from zkv.core.serving import HELD_LIMIT, Serving
+from zkv.core.sessions import Record, Session, status_of_unknown
+from zkv.core.settings import ClusterSettings
+from zkv.core.shardmap import shard_of
+from zkv.core.tails import Part
+from zkv.core.wire import Malformed
+
+OPS_LIMIT: Final = 16_384
+"""Operations of one request."""
+
+
+class Requests:
+    """The client's side of a primary: requests in, replies into `Serving.hold`."""
+
+    def __init__(self, local: Local, serving: Serving) -> None:
+        self.local = local
+        self.serving = serving
+
+    def handle(self, source: Address, header: wire.Header, body: Any) -> None:
+        """One REQUEST. Raises `Malformed`; what is late is dropped before it is looked at any further."""
+        request, attempt, batch, watermark, deadline_ms, op, indices, shards, keys, values = body
+        local = self.local
+        where = None if indices is None else wire.unpack_u16(indices)
+        numbers = wire.unpack_u16(shards)
+        check_request(local.settings, op, where, numbers, keys, values)
+        held = Held(source, request, attempt, numbers)
+        if local.now_ms > deadline_ms:
+            local.fired["late requests"] += 1
+            held.versions = [0] * len(keys)
+            held.statuses = bytearray((wire.LATE,)) * len(keys)
+            local.send(source, wire.REPLY, held.body(local.now_ms))
+            return
+        if deadline_ms - local.now_ms > 2 * local.settings.timeout_limit_ms:
+            raise Malformed(f"the deadline is further away than {local.settings.timeout_limit_ms} ms")
+        self._execute(held, header, int(batch), int(watermark), op, where, keys, values)
+
+    def _execute(
+        self, held: Held, header: wire.Header, batch: int, watermark: int, op: int, indices: Any, keys: Any, values: Any
+    ) -> None:
+        """Execute a checked request, or refuse it, operation by operation where need be; queue or hold its reply."""
+        local = self.local
+        shards = held.shards
+        count = len(keys)
+        session: Session | None = None
+        record: Record | None = None
+        if op in wire.WRITES:
+            session = local.sessions.open(header.sender, watermark, local.now_ms)
+            record = session.records.get(batch)
+        whole = (
+            local.now_ms < self.serving.covered_until_ms
+            and header.map_version >= self.serving.youngest_reign
+            and self.serving.active.issuperset(shards)
+            and (session is None or (record is None and status_of_unknown(session, batch) == wire.OK))
+            and len(self.serving.held) < HELD_LIMIT
+            and not any(stream.full for stream in local.outgoing.values())
+        )
+        if whole:
+            chosen: Sequence[int] | None = None
+        else:
+            chosen = self._choose(held, header, session, record, batch, indices, op)
+            if len(chosen) == count:
+                chosen = None
+        waits: dict[Group, int] = {}
+        if op == wire.PUT and chosen is None:
+            held.versions = self._put(waits, header.sender, batch, watermark, indices, shards, keys, values)
+        elif op == wire.GET and chosen is None:
+            entries = [
+                table.get(key, (0, None))
+                for table, key in zip(map(local.store.tables.__getitem__, shards), keys, strict=True)
+            ]
+            held.versions = [entry[0] for entry in entries]
+            held.values = [entry[1] for entry in entries]
+        else:
+            self._each(waits, held, header.sender, batch, watermark, op, indices, keys, values, chosen)
+        if (self.serving.unsettled) and (op != wire.PUT or chosen is not None):
+            self._depend(waits, held)
+        self.serving.hold(held, waits)
+
+    def _choose(
+        self, held: Held, header: wire.Header, session: Session | None, record: Record | None, batch: int,
+        indices: Any, op: int,
+    ) -> list[int]:  # fmt: skip
+        """Positions that may be executed; the others get their status, or the result of an earlier try."""
+        held.versions = [0] * len(held.shards)
+        full = {peer for peer, stream in self.local.outgoing.items() if stream.full}
+        chosen = []
+        for position, shard in enumerate(held.shards):
+            status = self._refusal(shard, header.map_version, full, op)
+            if status == wire.OK and session is not None:
+                index = position if indices is None else indices[position]
+                if record is not None and (found := record.version(index)) is not None:
+                    self.local.fired["retries found"] += 1
+                    held.versions[position] = found
+                    continue
+                if record is not None and index in record.misses:
+                    held.versions[position] = record.misses[index]
+                    held.set_status(position, wire.MISSING)
+                    continue
+                status = status_of_unknown(session, batch)
+            if status == wire.OK:
+                chosen.append(position)
+            else:
+                held.set_status(position, status)
+        return chosen
+
+    def _refusal(self, shard: int, routed_by: int, full: set[int], op: int) -> int:
+        """Why this node does not execute an operation on `shard` now, or OK."""
+        local = self.local
+        entries = local.map.shards
+        if shard >= len(entries) or entries[shard].primary != local.boot:
+            return wire.MOVED
+        group = self.serving.group_of[shard]
+        if shard not in self.serving.active or group is None or not self.serving.is_covered(shard, group):
+            return wire.NOT_READY
+        if routed_by < self.serving.reign.get(shard, 0):
+            local.fired["old routes refused"] += 1
+            return wire.OLD_ROUTE
+        if len(self.serving.held) >= HELD_LIMIT or (op in wire.WRITES and not full.isdisjoint(group.members)):
+            return wire.BUSY
+        return wire.OK
+
+    def _put(
+        self, waits: dict[Group, int], client: int, batch: int, watermark: int, indices: Any, shards: Sequence[int],
+        keys: Sequence[Any], values: Sequence[Any],
+    ) -> list[int]:  # fmt: skip
+        """Make new versions for puts, apply, remember and replicate them."""
+        local = self.local
+        versions = self.serving.next_versions(shards)
+        local.store.apply(shards, keys, versions, values)
+        local.sessions.remember(client, batch, watermark, indices, versions, local.now_ms)
+        self.serving.replicate(waits, Part(client, batch, watermark, indices, shards, versions, keys, values))
+        return versions
+
+    def _each(
+        self, waits: dict[Group, int], held: Held, client: int, batch: int, watermark: int, op: int, indices: Any,
+        keys: Sequence[Any], values: Sequence[Any], chosen: Sequence[int] | None,
+    ) -> None:  # fmt: skip
+        """Execute what is not a whole batch of puts or gets: the chosen positions, one after the other."""
+        tables = self.local.store.tables
+        if chosen is None:
+            chosen = range(len(keys))
+        if not held.versions:
+            held.versions = [0] * len(keys)
+        if op == wire.DELETE and len({keys[position] for position in chosen}) < len(chosen):
+            # A key named twice: the second delete has to see the first.
+            for position in chosen:
+                self._each(waits, held, client, batch, watermark, op, indices, keys, values, (position,))
+            return
+        if op in (wire.GET, wire.EXISTS):
+            held.values = [None] * len(keys)
+            for position in chosen:
+                version, value = tables[held.shards[position]].get(keys[position], (0, None))
+                held.versions[position] = version
+                held.values[position] = value if op == wire.GET else value is not None
+            return
+        done = [position for position in chosen if op == wire.PUT or self._exists(held, position, keys[position])]
+        if op == wire.DELETE:
+            self._remember_misses(held, client, batch, watermark, indices, set(chosen) - set(done))
+        if not done:
+            return
+        where = [position if indices is None else indices[position] for position in done]
+        shards = [held.shards[position] for position in done]
+        chosen_keys = [keys[position] for position in done]
+        chosen_values = [values[position] if op == wire.PUT else None for position in done]
+        versions = self._put(waits, client, batch, watermark, where, shards, chosen_keys, chosen_values)
+        if op == wire.DELETE:
+            self.local.store.bury(shards, chosen_keys, versions, self.local.now_ms)
+        for position, version in zip(done, versions, strict=True):
+            held.versions[position] = version
+
+    def _exists(self, held: Held, position: int, key: Any) -> bool:
+        """Whether there is something to delete; if not, the miss becomes the answer."""
+        version, value = self.local.store.tables[held.shards[position]].get(key, (0, None))
+        if value is None:
+            held.set_status(position, wire.MISSING)
+            held.versions[position] = version
+        return value is not None
+
+    def _remember_misses(
+        self, held: Held, client: int, batch: int, watermark: int, indices: Any, positions: Iterable[int]
+    ) -> None:
+        """A later try of the same delete must not delete what an earlier one found missing (SAFETY 24)."""
+        local = self.local
+        local.sessions.remember(client, batch, watermark, (), (), local.now_ms)
+        session = local.sessions.find(client)
+        record = session.records.get(batch) if session else None
+        if record is not None:
+            for position in positions:
+                record.misses[position if indices is None else indices[position]] = held.versions[position]
+
+    def _depend(self, waits: dict[Group, int], held: Held) -> None:
+        """Add what the shown versions depend on: within an epoch, one comparison says whether one is committed."""
+        bases, group_of = self.serving.bases, self.serving.group_of
+        for shard, version in zip(held.shards, held.versions, strict=True):
+            base = bases[shard]
+            if version > base:
+                group = group_of[shard]
+                if group is not None and version > base + group.committed:
+                    counter = version - base
+                    if counter > waits.get(group, 0):
+                        waits[group] = counter
+
+
+def check_request(settings: ClusterSettings, op: Any, indices: Any, shards: list[int], keys: Any, values: Any) -> None:
+    """Raise `Malformed` for what could harm others. Costs a C-level pass over the keys, not a look at each."""
+    count = len(shards)
+    if not 0 < count <= OPS_LIMIT or len(keys) != count or (indices is not None and len(indices) != count):
+        raise Malformed("columns of different length, or none, or too many")
+    if op not in (wire.GET, wire.PUT, wire.DELETE, wire.EXISTS):
+        raise Malformed(f"operation {op} is unknown")
+    if not set(map(type, keys)) <= {str, bytes} or max(map(len, keys)) > settings.key_limit_bytes:
+        raise Malformed(f"a key is neither str nor bytes, or longer than {settings.key_limit_bytes} bytes")
+    if max(shards) >= settings.shards or shard_of(keys[0], settings.shards) != shards[0]:
+        # One key tells whether the client hashes as we do; all would cost more than executing the request.
+        raise Malformed("the first key does not belong to the shard named for it")
+    if op == wire.PUT:
+        types = set(map(type, values))
+        if len(values) != count or type(None) in types or list in types or dict in types:
+            raise Malformed("values are bytes, str, numbers, bool or extension types, one for each key")

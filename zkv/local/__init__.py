@@ -1,0 +1,32 @@
+"""Clusters of local processes: one launcher process that owns a manager and storage nodes, and what talks to it.
+
+    plan         what to start, and the errors of starting it
+    rundir       the run directory: lock, cluster.json, logs
+    processes    one child process: started so that it cannot outlive the launcher, signalled, reaped
+    loop         file descriptors, signals and timers of one thread
+    control      requests to a running launcher, over a Unix socket in its run directory
+    reports      what the launcher tells and asks the manager, in threads of their own
+    supervisor   the launcher itself
+    background   a launcher as a child process: `zkv-launch start --detach`, `LocalCluster`
+    lifeline     for children: whether their launcher still lives
+    cluster      `LocalCluster`
+
+Nodes and managers import `lifeline`, so nothing else is loaded before it is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zkv.local.cluster import LocalCluster
+
+__all__ = ["LocalCluster"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LocalCluster":
+        from zkv.local.cluster import LocalCluster
+
+        return LocalCluster
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

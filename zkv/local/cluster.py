@@ -1,0 +1,170 @@
+"""`LocalCluster`: a cluster on this machine, for tests, experiments and first steps.
+
+The processes are started and watched by a launcher, the same one that `zkv-launch` runs, in a process of its own. It
+ends with this process however that ends, and everything it started ends with it.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from zkv.local.background import Background, start_in_background
+from zkv.local.control import call
+from zkv.local.plan import MANAGER, LaunchError, Plan, node_names
+from zkv.local.rundir import RunDir
+
+if TYPE_CHECKING:
+    from zkv.client import Client
+
+__all__ = ["LocalCluster"]
+
+
+class LocalCluster:
+    """A manager and `server1` … `serverN` as processes on this machine, ports chosen by the system.
+
+    with LocalCluster(nodes=5, replicas=3) as cluster, cluster.client() as kv:
+        kv.put("key1", "value1")
+        cluster.kill("server1")
+        kv.get("key1")
+
+    The constructor returns when every shard is served. The cluster ends with `close`, with the `with` block, when the
+    object is collected, or with this process.
+    """
+
+    def __init__(
+        self,
+        nodes: int = 5,
+        replicas: int = 3,
+        *,
+        port: int = 0,
+        manager_restart: bool = True,
+        run_dir: str | os.PathLike[str] | None = None,
+        start_timeout_s: float = 30.0,
+        **settings: int | float,
+    ) -> None:
+        """Start it.
+
+        `port`: the manager's; 0 takes any free one. `manager_restart`: whether a manager that dies is started again.
+        `run_dir`: where logs go and stay; without it a temporary directory that is removed at the end, unless the
+        start fails. `settings`: any cluster setting by name (docs/SETTINGS.md): `shards=64`, `lease_ms=300`.
+
+        Raises SettingError for settings that contradict each other, LaunchError if the cluster cannot be started.
+        """
+        self._temporary = run_dir is None
+        if run_dir is None:
+            import tempfile
+
+            run_dir = tempfile.mkdtemp(prefix="zkv-")
+        self._run_dir = RunDir(Path(run_dir))
+        self.names: list[str] = node_names(nodes)
+        """The nodes' names, also of those that have died."""
+        try:
+            plan = Plan(
+                run_dir=str(self._run_dir.path),
+                nodes=nodes,
+                replicas=replicas,
+                port=port,
+                settings=settings,
+                manager_restart=manager_restart,
+                bound_to_parent=True,
+                ephemeral=self._temporary,
+                start_timeout_s=start_timeout_s,
+            )
+        except ValueError:
+            if self._temporary:
+                self._run_dir.remove()
+            raise
+        try:
+            background = start_in_background(plan)
+        except LaunchError:
+            if self._temporary and not self._run_dir.log(MANAGER).exists():  # then there is nothing to read either
+                self._run_dir.remove()
+            raise
+        self.launcher_pid: int = background.process.pid
+        self.manager: str = background.status["manager"]["endpoint"]
+        """Endpoint of the manager, which also a restarted one has."""
+        self._end = weakref.finalize(self, _end, os.getpid(), background, self._run_dir, self._temporary)
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the logs are."""
+        return self._run_dir.path
+
+    def client(self, **options: Any) -> Client:
+        """A new `zkv.Client` for this cluster; `options` as for that. The caller closes it."""
+        from zkv.client import Client
+
+        return Client(self.manager, **options)
+
+    def status(self) -> dict[str, Any]:
+        """Which processes run: `{"manager": {"endpoint", "pid", "up"}, "nodes": [{"name", "pid", "endpoint", "up"}]}`.
+
+        A process that has ended has no pid (None).
+        """
+        status: dict[str, Any] = self._call(do="status")["status"]
+        return status
+
+    def health(self) -> dict[str, Any]:
+        """What the manager says of the cluster, as `zkv-admin status --json`. Raises ManagerUnreachable."""
+        from zkv.net.admin import AdminLink
+
+        with AdminLink(self.manager) as link:
+            return link.status()
+
+    def kill(self, *names: str, signal: str = "KILL") -> None:
+        """End processes (`"server1"`, `"manager"`), several of them in the same instant; returns when they are dead.
+
+        `signal`: KILL, TERM, STOP or CONT; for those other than KILL it returns once they are sent. Raises
+        LaunchError for a name that does not exist or a process that does not run.
+        """
+        self._call(do="kill", names=list(names), signal=signal)
+
+    def pause(self, *names: str) -> None:
+        """Stop processes where they are (SIGSTOP); to the others they look as if cut off."""
+        self.kill(*names, signal="STOP")
+
+    def resume(self, *names: str) -> None:
+        """Let paused processes go on."""
+        self.kill(*names, signal="CONT")
+
+    def restart_manager(self) -> None:
+        """Start the manager again on its port with its state, ending it first if it runs; returns when it listens."""
+        self._call(do="restart")
+
+    def close(self) -> None:
+        """End everything; returns when no process is left. May be called again."""
+        self._end()
+
+    def __enter__(self) -> LocalCluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = self.manager if self._end.alive else "closed"
+        return f"<LocalCluster of {len(self.names)} nodes, {state}>"
+
+    def _call(self, **request: Any) -> dict[str, Any]:
+        if not self._end.alive:
+            raise LaunchError("this cluster has been closed")
+        return call(self._run_dir, request)
+
+
+def _end(owner_pid: int, background: Background, run_dir: RunDir, temporary: bool) -> None:
+    if os.getpid() != owner_pid:
+        return  # a forked copy of the owner ends; the cluster is not its own
+    try:
+        call(run_dir, {"do": "stop"})
+    except LaunchError:
+        pass  # it is gone already, or will be made to go
+    background.let_go()
+    background.wait()
+    if temporary:
+        run_dir.remove()

@@ -1,0 +1,65 @@
+"""What the launcher does on request: `zkv-launch status | stop | kill | restart`, and `LocalCluster`."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any, Final
+
+from zkv.local.control import Reply
+
+if TYPE_CHECKING:
+    from zkv.local.supervisor import Supervisor
+
+__all__ = ["SIGNALS", "handle"]
+
+SIGNALS: Final = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM, "STOP": signal.SIGSTOP, "CONT": signal.SIGCONT}
+
+
+def handle(supervisor: Supervisor, request: dict[str, Any], reply: Reply) -> None:
+    """Answer one request, now or when it is done."""
+    match request.get("do"):
+        case "status":
+            reply.ok(status=supervisor.status(), phase=supervisor.phase)
+        case "stop":
+            supervisor.answer_when_stopped(reply)
+            supervisor.stop("asked to stop")
+        case "kill":
+            _kill(supervisor, request, reply)
+        case "restart":
+            supervisor.restart_manager(reply)
+        case do:
+            reply.error(f"the launcher knows no request {do!r}: is it of another version of zkv?", exit_status=2)
+
+
+def _kill(supervisor: Supervisor, request: dict[str, Any], reply: Reply) -> None:
+    names, signal_name, after_s = request.get("names"), request.get("signal"), request.get("after_s", 0)
+    if not isinstance(names, list) or not names or signal_name not in SIGNALS or not isinstance(after_s, int | float):
+        reply.error("kill needs names, a signal and a number of seconds", exit_status=2)
+        return
+    children = {child.name: child for child in supervisor.children()}
+    for name in names:
+        if name not in children:
+            reply.error(f"there is no {name!r} here: there are {', '.join(children)}", exit_status=2)
+            return
+        if not children[name].up:
+            reply.error(f"{name} is not running")
+            return
+    pids = {name: children[name].pid for name in names}
+    if after_s > 0:
+        supervisor.later(after_s, lambda: supervisor.send_signal(names, signal_name))
+        reply.ok(pids=pids)
+    elif signal_name == "KILL":
+        # Who asked for a death may rely on it.
+        waiting = set(names)
+
+        def one_less(name: str) -> None:
+            waiting.discard(name)
+            if not waiting:
+                reply.ok(pids=pids)
+
+        for name in list(waiting):
+            supervisor.on_death(name, one_less)
+        supervisor.send_signal(names, signal_name)
+    else:
+        supervisor.send_signal(names, signal_name)
+        reply.ok(pids=pids)
