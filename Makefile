@@ -29,9 +29,12 @@ traces: $(STAMP) ## Print the four traces: each command and what came back
 
 prove: $(STAMP) ## Simulate many more seeds than the tests do (SEEDS=5000 JOBS=2)
 	@$(PY) -m zkv.sim --first-seed 100000 --seeds $(SEEDS) --jobs $(JOBS)
+	@ZKVTEST_FULL=1 $(PY) -m pytest -m slow tests/process
 
 bench: $(STAMP) ## Measure throughput and interruptions, write results/
 	@$(PY) experiments/throughput.py
+	@$(PY) experiments/failover.py
+	@$(PY) experiments/false_alarm.py
 
 lint: $(STAMP) ## Run ruff and mypy
 	@$(PY) -m ruff check .

@@ -27,7 +27,6 @@ from zkv.errors import (
     ClosedError,
     ManagerUnreachable,
     NotFormed,
-    ProtocolError,
     ShardUnavailable,
     TimedOut,
     UsageError,
@@ -78,6 +77,9 @@ class Client:
     Args:
         manager: endpoint of the manager, `tcp://HOST:PORT`.
         timeout_s: default deadline of a call, in seconds, over all its tries; at most 120.
+        read: "primary", or "any": reads go to any in-sync replica, which answers where it holds a read lease and
+        knows that
+            what it shows is committed, and sends the client to the primary otherwise. Both are linearizable.
         subscribe: listen to map changes. Without it the client asks the manager when a node does not answer.
 
     Nothing is sent before the first call, and the manager is needed only to learn the map.
@@ -91,7 +93,13 @@ class Client:
     After a failed write `error.outcome_unknown` says whether it may have been done all the same.
     """
 
-    def __init__(self, manager: str = DEFAULT_MANAGER, timeout_s: float = 5.0, *, subscribe: bool = True) -> None:
+    def __init__(
+        self, manager: str = DEFAULT_MANAGER, timeout_s: float = 5.0, *, read: str = "primary", subscribe: bool = True
+    ) -> None:
+        if read not in ("primary", "any"):
+            raise UsageError(f'read is {read!r}, it must be "primary" or "any"')
+        self.read = read
+        self._get = wire.GET if read == "primary" else wire.GET_ANY
         self.manager = manager
         self.timeout_s = _checked_timeout(timeout_s)
         self._subscribe = subscribe
@@ -100,8 +108,7 @@ class Client:
         self._pid = os.getpid()
         self._connection = self._connect()
 
-    # --- operations
-    # -----------------------------------------------------------------------------------------------------
+    # --- operations ------------------------------------------------------------------------------------------------
 
     def put(self, key: Key, value: Any, *, timeout_s: float | None = None) -> PutResult:
         """Store `value` under `key`; returns once every in-sync replica has it."""
@@ -114,7 +121,7 @@ class Client:
 
     def entry(self, key: Key, *, timeout_s: float | None = None) -> Entry | None:
         """The value under `key` with its version and the server that answered; None where there is none."""
-        call = self._call(wire.GET, (key,), None, timeout_s)
+        call = self._call(self._get, (key,), None, timeout_s)
         versions, values, _, sources = call.results()
         if values[0] is None:
             return None
@@ -131,16 +138,17 @@ class Client:
         existed = not statuses or statuses[0] != wire.MISSING
         return DeleteResult(existed, versions[0], self._name(sources[0]))
 
-    def mput(self, items: Mapping[Key, Any], *, timeout_s: float | None = None) -> list[PutResult]:
+    def mput(self, items: Mapping[str, Any] | Mapping[bytes, Any] | Mapping[Key, Any], *, timeout_s: float | None = None) -> list[PutResult]:
         """Store many values, all nodes in parallel; results in the order of `items`. Each key is atomic by itself."""
-        keys, values = list(items), list(items.values())
+        keys: list[Key] = list(items)
+        values = list(items.values())
         call = self._call(wire.PUT, keys, encode_column(values), timeout_s)
         versions, _, _, sources = call.results()
         return list(map(_put_result, zip(versions, self._names(sources), strict=True)))
 
     def mget(self, keys: Sequence[Key], default: Any = None, *, timeout_s: float | None = None) -> list[Any]:
         """The values under `keys`, in their order, `default` where there is none; all nodes in parallel."""
-        call = self._call(wire.GET, keys, None, timeout_s)
+        call = self._call(self._get, keys, None, timeout_s)
         return decode_column(call.results()[1], default)
 
     def locate(self, key: Key, *, timeout_s: float | None = None) -> str:
@@ -153,8 +161,7 @@ class Client:
             shard_map = connection.core.map
             return shard_map.name_of(shard_map.shards[shard_of(key, len(shard_map.shards))].primary)
 
-    # --- life
-    # -------------------------------------------------------------------------------------------------------------
+    # --- life ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Close the sockets. Further calls raise `ClosedError`."""
@@ -175,8 +182,7 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self.manager!r}{', closed' if self._closed else ''})"
 
-    # --- inside
-    # -----------------------------------------------------------------------------------------------------------
+    # --- inside ----------------------------------------------------------------------------------------------------
 
     def _connect(self) -> Connection:
         import zmq
@@ -223,7 +229,7 @@ class Client:
         if failure.kind == Failure.UNAVAILABLE:
             return ShardUnavailable(failure.text, outcome_unknown=failure.unknown)
         if failure.kind == Failure.REFUSED:
-            return ProtocolError(failure.text, outcome_unknown=failure.unknown)
+            return UsageError(failure.text, outcome_unknown=failure.unknown)
         return TimedOut(failure.text, outcome_unknown=failure.unknown)
 
 

@@ -50,7 +50,7 @@ _ARRAY_KINDS: Final = frozenset("biufcSUmM")
 _SCALAR_KINDS: Final = frozenset("biufcmM")
 
 
-# --- keys ---------------------------------------------------------------------------------------------------
+# --- keys ---------------------------------------------------------------------------------------------------------
 
 
 def check_keys(keys: Sequence[Any], limit_bytes: int = KEY_LIMIT_BYTES) -> None:
@@ -79,7 +79,7 @@ def check_keys(keys: Sequence[Any], limit_bytes: int = KEY_LIMIT_BYTES) -> None:
             raise UsageError(f"the key {_short(key)} has {length} bytes, the limit is {limit_bytes}")
 
 
-# --- values: out --------------------------------------------------------------------------------------------
+# --- values: out --------------------------------------------------------------------------------------------------
 
 
 def encode(value: Any, limit_bytes: int = VALUE_LIMIT_BYTES) -> Wire:
@@ -183,7 +183,7 @@ def _utf8_length(text: str, what: str) -> int:
         raise UsageError(f"the {what} {_short(text)} is not valid Unicode (a lone surrogate): use bytes") from None
 
 
-# --- values: in ---------------------------------------------------------------------------------------------
+# --- values: in ---------------------------------------------------------------------------------------------------
 
 
 def decode(wire: Any, default: Any = None) -> Any:
@@ -235,7 +235,7 @@ def _unpack_list(items: list[Any]) -> Any:
     return tuple(items[1:]) if items and items[0] is _TUPLE else items
 
 
-# --- numpy, imported only when met --------------------------------------------------------------------------
+# --- numpy, imported only when met --------------------------------------------------------------------------------
 
 
 def _is_numpy(value: Any) -> bool:
@@ -276,7 +276,7 @@ def _array_from_wire(packed: bytes) -> Any:
     return array[()] if shape is None else array
 
 
-# --- words --------------------------------------------------------------------------------------------------
+# --- words --------------------------------------------------------------------------------------------------------
 
 
 def _unsupported(value: Any) -> UsageError:

@@ -94,9 +94,7 @@ def start(
         nodes=nodes,
         replicas=replicas,
         port=port,
-        settings={
-            name: value for name, value in chosen(ClusterSettings, settings).items() if value != defaults[name]
-        },
+        settings={name: value for name, value in chosen(ClusterSettings, settings).items() if value != defaults[name]},
         manager_restart=not no_manager_restart,
     )
     try:

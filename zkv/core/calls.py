@@ -113,10 +113,12 @@ class Failure:
 class Try:
     """One request under way."""
 
-    __slots__ = ("attempt", "batch", "indices", "sent_ms", "timeout_ms")
+    __slots__ = ("attempt", "batch", "indices", "op", "sent_ms", "timeout_ms")
 
-    def __init__(self, batch: Batch, indices: Sequence[int], attempt: int) -> None:
+    def __init__(self, batch: Batch, op: int, indices: Sequence[int], attempt: int) -> None:
         self.batch = batch
+        self.op = op
+        """The batch's, but for a read at any replica that is sent to the primary after all."""
         self.indices = indices
         self.attempt = attempt
         self.sent_ms = 0.0

@@ -82,7 +82,7 @@ class ClientCore:
             wire.BEACON: self._on_beacon,
         }
 
-    # --- calls --------------------------------------------------------------------------------------------------------
+    # --- calls -----------------------------------------------------------------------------------------------------
 
     def submit(
         self, op: int, keys: Sequence[Any], values: Sequence[Any] | None, now_ms: float, deadline_ms: float
@@ -105,10 +105,14 @@ class ClientCore:
         assert call.unrouted is not None
         (op, keys, values), call.unrouted = call.unrouted, None
         shards = shards_of(keys, len(self.map.shards))
-        by_primary: dict[int, list[int]] = defaultdict(list)
-        for position, primary in enumerate(map(self._primaries.__getitem__, shards)):
-            by_primary[primary].append(position)
-        for positions in by_primary.values():
+        by_target: dict[tuple[int, int], list[int]] = defaultdict(list)
+        if op == wire.GET_ANY:
+            for position, shard in enumerate(shards):
+                by_target[self._any_replica(shard)].append(position)
+        else:
+            for position, primary in enumerate(map(self._primaries.__getitem__, shards)):
+                by_target[primary, op].append(position)
+        for (target, target_op), positions in by_target.items():
             for start in range(0, len(positions), BATCH_OPS):
                 chosen = positions[start : start + BATCH_OPS]
                 columns: tuple[Sequence[Any], Sequence[Any], Sequence[Any] | None]
@@ -121,29 +125,39 @@ class ClientCore:
                 if op in wire.WRITES:
                     self._batches += 1
                     number = self._batches
-                batch = Batch(call, op, number, chosen, *columns)
+                batch = Batch(call, target_op, number, chosen, *columns)
                 if number:
                     self._open_writes[number] = batch
                 call.batches.append(batch)
                 call.pending += 1
-                self._try(batch, range(len(chosen)))
+                self._queue(batch, target, target_op, range(len(chosen)))
         if call.done:
             self._end(call)  # it had no operations
 
+    def _any_replica(self, shard: int) -> tuple[int, int]:
+        """(boot id, operation) for a read that any in-sync replica may answer."""
+        replicas = self.map.shards[shard].replicas
+        boot = self.rng.choice([boot for boot in replicas if self._state(boot) == UP] or replicas)
+        return boot, wire.GET if boot == replicas[0] else wire.GET_ANY
+
     def _try(self, batch: Batch, indices: Sequence[int]) -> None:
-        """Queue tries for `indices` of a batch, one for each node that is primary of some."""
+        """Try `indices` of a batch again: at each node that is primary of some."""
         by_primary: dict[int, list[int]] = defaultdict(list)
         for index in indices:
             by_primary[self._primaries[batch.shards[index]]].append(index)
+        op = wire.GET if batch.op == wire.GET_ANY else batch.op
         for primary, chosen in by_primary.items():
-            batch.attempt += 1
-            if batch.attempt > len(by_primary):
-                self.retries += 1
-            if batch.attempt > 1:
-                batch.latest.update(dict.fromkeys(chosen, batch.attempt))
-            whole = len(chosen) == len(batch.keys)
-            attempt = Try(batch, range(len(chosen)) if whole else chosen, batch.attempt)
-            self._links.setdefault(primary, Link()).queue.append(attempt)
+            self.retries += 1
+            self._queue(batch, primary, op, chosen)
+
+    def _queue(self, batch: Batch, boot: int, op: int, indices: Sequence[int]) -> None:
+        """Queue one try."""
+        batch.attempt += 1
+        if batch.attempt > 1:
+            batch.latest.update(dict.fromkeys(indices, batch.attempt))
+        whole = len(indices) == len(batch.keys)
+        attempt = Try(batch, op, range(len(indices)) if whole else indices, batch.attempt)
+        self._links.setdefault(boot, Link()).queue.append(attempt)
 
     def _send_tries(self, boot: int, link: Link) -> None:
         """Send what the window allows, once the node's clock is known."""
@@ -174,7 +188,7 @@ class ClientCore:
                 batch.number,
                 next(iter(self._open_writes), batch.number),
                 int(call.deadline_ms + link.offset_ms),
-                batch.op,
+                attempt.op,
                 None if whole else wire.pack_u16(attempt.indices),
                 wire.pack_u16(pick(batch.shards)),
                 pick(batch.keys),
@@ -182,7 +196,7 @@ class ClientCore:
             ]
             self._send(boot, wire.REQUEST, body)
 
-    # --- a turn -------------------------------------------------------------------------------------------------------
+    # --- a turn ----------------------------------------------------------------------------------------------------
 
     def step(self, frames: Iterable[tuple[Address, bytes]], now_ms: float) -> list[tuple[Address, bytes]]:
         """One turn: handle `frames` (source: MANAGER or a boot id), then timers; returns (destination, frame)."""
@@ -231,8 +245,7 @@ class ClientCore:
         wakes.append(self._fragments.next_wake_ms())
         return min(wakes)
 
-    # --- answers
-    # --------------------------------------------------------------------------------------------------------
+    # --- answers ---------------------------------------------------------------------------------------------------
 
     def _on_reply(self, source: Address, header: wire.Header, frame: bytes) -> None:
         request, _, node_ms, statuses, packed, values = wire.decode_body(frame)
@@ -284,6 +297,8 @@ class ClientCore:
                 again.append(index)
         if not batch.left:
             self._finish(batch)
+        elif again and current.op == wire.GET_ANY:
+            self._waiting.append((self._now_ms, batch, again))  # to the primary, at once
         elif again:
             self._later(batch, again)
 
@@ -316,8 +331,7 @@ class ClientCore:
         if link is not None:
             link.hear_clock(sent_ms, node_ms, self._now_ms)
 
-    # --- tries that came to nothing
-    # -------------------------------------------------------------------------------------
+    # --- tries that came to nothing --------------------------------------------------------------------------------
 
     def _later(self, batch: Batch, indices: list[int]) -> None:
         """Try again after a jittered, growing pause; a new map cuts it short."""
@@ -418,8 +432,7 @@ class ClientCore:
                     number: attempt for number, attempt in link.tries.items() if attempt.batch.call is not call
                 }
 
-    # --- the map
-    # --------------------------------------------------------------------------------------------------------
+    # --- the map ---------------------------------------------------------------------------------------------------
 
     def _keep_contact(self) -> None:
         """Ask the manager for a map while there is none."""
@@ -486,7 +499,8 @@ class ClientCore:
         moved = [
             attempt
             for attempt in link.queue
-            if any(primaries[attempt.batch.shards[index]] != boot for index in attempt.indices)
+            if attempt.op != wire.GET_ANY
+            and any(primaries[attempt.batch.shards[index]] != boot for index in attempt.indices)
         ]
         if moved:
             link.queue = [attempt for attempt in link.queue if attempt not in moved]

@@ -29,7 +29,7 @@ class Following:
         self._owed: dict[int, Address] = {}
         """sender -> route of an acknowledgement that is due at the end of this turn."""
 
-    # --- streams ----------------------------------------------------------------------------------------------------
+    # --- streams ---------------------------------------------------------------------------------------------------
 
     def batch(self, route: Address, header: wire.Header, frame: bytes) -> None:
         """One batch of a primary's stream."""
@@ -172,8 +172,7 @@ class Following:
         if sender in self.local.incoming:
             self._owed[sender] = route
 
-    # --- a successor's questions
-    # ----------------------------------------------------------------------------------------
+    # --- a successor's questions -----------------------------------------------------------------------------------
 
     def tails(self, route: Address, header: wire.Header, shards: list[int], epochs: list[int]) -> None:
         """The primary of a new epoch asks for positions and tails. Knowing that epoch, we are fenced against older

@@ -135,7 +135,7 @@ class Manager:
         """The body of STATUS."""
         return status(self.map, self.settings, self._roster.members.values(), self._active, self._roster.load)
 
-    # --- frames -----------------------------------------------------------------------------------------
+    # --- frames ----------------------------------------------------------------------------------------------------
 
     def _receive(self, route: bytes, frame: bytes) -> None:
         try:
@@ -245,7 +245,7 @@ class Manager:
         header = wire.encode_header(wire.MAP, self.map.cluster, self.boot, target, self.map.version)
         return header + self._packed_map[1]
 
-    # --- the map ----------------------------------------------------------------------------------------
+    # --- the map ---------------------------------------------------------------------------------------------------
 
     def _next_delta(self, verdict: Verdict) -> Delta | None:
         """All changes of this step as one version, or None."""

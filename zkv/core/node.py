@@ -16,6 +16,7 @@ from zkv.core.contact import Contact
 from zkv.core.following import Following
 from zkv.core.fragments import Fragments
 from zkv.core.local import MANAGER, PUBLISH, Address, Local
+from zkv.core.reading import Reading
 from zkv.core.requests import Requests
 from zkv.core.serving import Serving
 from zkv.core.settings import ClusterSettings
@@ -52,6 +53,8 @@ class Node:
         self.next_wake_ms = 0.0
         self.peers: set[int] = set()
         """Members that back up a shard of which this node is primary."""
+        self.owners: set[int] = set()
+        """Members that are primary of a shard backed up here."""
         self._expire_ms = 0.0
         self._pulled_ms: dict[Address, float] = {}
         self._stash: list[tuple[Address, bytes]] = []
@@ -67,6 +70,8 @@ class Node:
             wire.TAILS: self._on_tails,
             wire.FENCE: self._on_fence,
             wire.FENCED: self._on_fenced,
+            wire.READ_LEASE: self._on_read_lease,
+            wire.READ_GRANT: self._on_read_grant,
             wire.HELLO: self._on_hello,
             wire.MAP: self._on_map,
             wire.MAP_DELTA: self._on_map_delta,
@@ -82,8 +87,9 @@ class Node:
         self.local = Local(self.name, self.boot, settings, shard_map)
         self.serving = Serving(self.local)
         self.following = Following(self.local)
-        self.takeovers = Takeovers(self.local, self.serving)
-        self.requests = Requests(self.local, self.serving)
+        self.reading = Reading(self.local, self.serving)
+        self.takeovers = Takeovers(self.local, self.serving, self.reading)
+        self.requests = Requests(self.local, self.serving, self.reading)
         self.fragments = Fragments()
 
     @property
@@ -91,7 +97,7 @@ class Node:
         """The newest map this node knows."""
         return self.local.map
 
-    # --- a turn -----------------------------------------------------------------------------------------------------
+    # --- a turn ----------------------------------------------------------------------------------------------------
 
     def step(self, frames: Iterable[tuple[Address, bytes]], now_ms: float) -> list[tuple[Address, bytes]]:
         """One turn: handle `frames` (source, frame), drained before `now_ms` was read; returns (destination, frame)."""
@@ -162,6 +168,7 @@ class Node:
             self.serving.flush()
             self.following.acknowledge()
             self._renew_leases()
+            self.reading.ask(self.owners, self._wakes.append)
             self._resend()
             self.takeovers.next_wake_ms(self._wakes.append)
             if now_ms >= self._expire_ms:
@@ -171,7 +178,7 @@ class Node:
         self._wakes.append(self.fragments.next_wake_ms())
         self.next_wake_ms = max(now_ms + 1.0, min(self._wakes))
 
-    # --- the manager --------------------------------------------------------------------------------------------------
+    # --- the manager -----------------------------------------------------------------------------------------------
 
     def _on_welcome(self, source: Address, header: wire.Header, frame: bytes) -> None:
         settings, heartbeat_endpoint, map_endpoint, manager_boot = wire.decode_body(frame)
@@ -197,7 +204,7 @@ class Node:
         if source == MANAGER:
             self.contact.rejected = str(text)
 
-    # --- the map ------------------------------------------------------------------------------------------------------
+    # --- the map ---------------------------------------------------------------------------------------------------
 
     def _pull(self, source: Address, version: int) -> None:
         """Ask for the map: whoever showed a newer one, and the manager (SAFETY 4)."""
@@ -299,11 +306,12 @@ class Node:
                 peers.update(replicas[1:])
             else:
                 owners.add(replicas[0])
-        self.peers = peers
+        self.peers, self.owners = peers, owners
         self.contact.shares_with(peers, owners, local.now_ms)
         gone = [peer for peer in old.members if peer not in new.members]
         local.leases.forget(gone)
         local.given.forget(gone)
+        self.reading.forget(gone)
         for peer in gone:
             local.outgoing.pop(peer, None)
             local.incoming.pop(peer, None)
@@ -315,7 +323,7 @@ class Node:
         for source, frame in stash:
             self._receive(source, frame)
 
-    # --- peers --------------------------------------------------------------------------------------------------------
+    # --- peers -----------------------------------------------------------------------------------------------------
 
     def _on_batch(self, source: Address, header: wire.Header, frame: bytes) -> None:
         if header.sender in self.map.members:
@@ -400,18 +408,25 @@ class Node:
         shards, epochs = wire.decode_body(frame)
         self.takeovers.fenced(header.sender, wire.unpack_u64(shards), wire.unpack_u64(epochs))
 
-    # --- clients
-    # --------------------------------------------------------------------------------------------------------
+    def _on_read_lease(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        (token,) = wire.decode_body(frame)
+        if header.sender in self.map.members:
+            self.reading.grant(source, header.sender, token)
+
+    def _on_read_grant(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        token, lasting_ms, shards, epochs = wire.decode_body(frame)
+        self.reading.granted(token, lasting_ms, wire.unpack_u64(shards), wire.unpack_u64(epochs))
+
+    # --- clients ---------------------------------------------------------------------------------------------------
 
     def _on_hello(self, source: Address, header: wire.Header, frame: bytes) -> None:
         """A client's first contact: our clock, in which its deadlines are expressed (SAFETY 26)."""
         self.local.send(source, wire.HELLO_ACK, [wire.decode_body(frame), int(self.local.now_ms), self.name])
 
     def _on_request(self, source: Address, header: wire.Header, frame: bytes) -> None:
-        self.requests.handle(source, header, wire.decode_body(frame))
+        self.requests.handle(source, header, frame)
 
-    # --- invariants
-    # -------------------------------------------------------------------------------------------------------
+    # --- invariants ------------------------------------------------------------------------------------------------
 
     def check_invariants(self) -> None:
         """What must hold between steps; the simulator calls it after every event."""

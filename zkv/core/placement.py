@@ -119,7 +119,7 @@ def successor(
     return (primary, *(boot for boot in left if boot != primary))
 
 
-# --- the line -----------------------------------------------------------------------------------------------
+# --- the line -----------------------------------------------------------------------------------------------------
 
 
 def _shares(nodes: Sequence[Candidate], replicas: int) -> list[Fraction]:
@@ -210,7 +210,7 @@ def _holder(ends: Sequence[int], point: int) -> int:
     return next(place for place, end in enumerate(ends) if end > point)
 
 
-# --- primaries ----------------------------------------------------------------------------------------------
+# --- primaries ----------------------------------------------------------------------------------------------------
 
 
 def _elect(runs: Sequence[_Run], leads: list[dict[int, int]], ideals: Sequence[Fraction]) -> None:

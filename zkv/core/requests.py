@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from msgpack import ExtType
+
 from zkv.core import wire
 from zkv.core.groups import Group
 from zkv.core.local import Address, Local
+from zkv.core.reading import Reading
 from zkv.core.replies import Held
 from zkv.core.serving import HELD_LIMIT, Serving
 from zkv.core.sessions import Record, Session, status_of_unknown
@@ -28,17 +31,21 @@ OPS_LIMIT: Final = 16_384
 class Requests:
     """The client's side of a primary: requests in, replies into `Serving.hold`."""
 
-    def __init__(self, local: Local, serving: Serving) -> None:
+    def __init__(self, local: Local, serving: Serving, reading: Reading) -> None:
         self.local = local
         self.serving = serving
+        self.reading = reading
 
-    def handle(self, source: Address, header: wire.Header, body: Any) -> None:
+    def handle(self, source: Address, header: wire.Header, frame: bytes) -> None:
         """One REQUEST. Raises `Malformed`; what is late is dropped before it is looked at any further."""
+        body = wire.decode_body(frame)
         request, attempt, batch, watermark, deadline_ms, op, indices, shards, keys, values = body
         local = self.local
         where = None if indices is None else wire.unpack_u16(indices)
         numbers = wire.unpack_u16(shards)
         check_request(local.settings, op, where, numbers, keys, values)
+        if op == wire.PUT and len(frame) > local.settings.value_limit_bytes:
+            check_sizes(values, local.settings.value_limit_bytes)
         held = Held(source, request, attempt, numbers)
         if local.now_ms > deadline_ms:
             local.fired["late requests"] += 1
@@ -48,6 +55,11 @@ class Requests:
             return
         if deadline_ms - local.now_ms > 2 * local.settings.timeout_limit_ms:
             raise Malformed(f"the deadline is further away than {local.settings.timeout_limit_ms} ms")
+        if op == wire.GET_ANY:
+            if not self.serving.active.issuperset(numbers):
+                self.reading.read(held, keys)
+                return
+            op = wire.GET
         self._execute(held, header, int(batch), int(watermark), op, where, keys, values)
 
     def _execute(
@@ -222,7 +234,7 @@ def check_request(settings: ClusterSettings, op: Any, indices: Any, shards: list
     count = len(shards)
     if not 0 < count <= OPS_LIMIT or len(keys) != count or (indices is not None and len(indices) != count):
         raise Malformed("columns of different length, or none, or too many")
-    if op not in (wire.GET, wire.PUT, wire.DELETE, wire.EXISTS):
+    if op not in wire.OPERATIONS:
         raise Malformed(f"operation {op} is unknown")
     if not set(map(type, keys)) <= {str, bytes} or max(map(len, keys)) > settings.key_limit_bytes:
         raise Malformed(f"a key is neither str nor bytes, or longer than {settings.key_limit_bytes} bytes")
@@ -233,3 +245,16 @@ def check_request(settings: ClusterSettings, op: Any, indices: Any, shards: list
         types = set(map(type, values))
         if len(values) != count or type(None) in types or list in types or dict in types:
             raise Malformed("values are bytes, str, numbers, bool or extension types, one for each key")
+
+
+def check_sizes(values: Sequence[Any], limit_bytes: int) -> None:
+    """Raise `Malformed` for a value above the limit. Called only where the whole request is longer than one may be."""
+    for value in values:
+        if isinstance(value, str):
+            size = len(value.encode())
+        elif isinstance(value, bytes):
+            size = len(value)
+        else:
+            size = len(value.data) if isinstance(value, ExtType) else 0
+        if size > limit_bytes:
+            raise Malformed(f"a value has {size} bytes, this cluster takes at most {limit_bytes}")

@@ -99,7 +99,7 @@ class Roster:
         said, self._said = self._said, []
         return said
 
-    # --- what happens to members ------------------------------------------------------------------------
+    # --- what happens to members -----------------------------------------------------------------------------------
 
     def join(self, boot: int, body: Any) -> None:
         """A node asks to be a member, or still to be one. Raises `Refusal`, or `Malformed`."""
@@ -197,7 +197,7 @@ class Roster:
         for table in (self._probes, self._returned_ms, self.load):
             table.pop(boot, None)
 
-    # --- judgement --------------------------------------------------------------------------------------
+    # --- judgement -------------------------------------------------------------------------------------------------
 
     def judge(self, map: ShardMap, now_ms: float) -> Verdict:
         """Decide about all who are silent or accused, together (SAFETY 31, 32). `map`: the present one."""

@@ -59,7 +59,7 @@ class Serving:
         """(peer, sequence number) whose commit the streams do not learn while a shard is fenced."""
         self._sources = 0
 
-    # --- replies ----------------------------------------------------------------------------------------------------
+    # --- replies ---------------------------------------------------------------------------------------------------
 
     @property
     def unsettled(self) -> bool:
@@ -93,7 +93,7 @@ class Serving:
         else:
             self.unleased[held] = None
 
-    # --- replication ----------------------------------------------------------------------------------------------
+    # --- replication -----------------------------------------------------------------------------------------------
 
     def next_versions(self, shards: Sequence[int]) -> list[int]:
         """New versions for operations on `shards`, all of them active."""
@@ -198,7 +198,7 @@ class Serving:
         if not held.pending and not held.blocked:
             self._finish(held)
 
-    # --- leases ---------------------------------------------------------------------------------------------------
+    # --- leases ----------------------------------------------------------------------------------------------------
 
     def refresh_leases(self) -> None:
         """Grants or the map changed: work out again until when the groups are covered; send what waited for that."""
@@ -230,7 +230,7 @@ class Serving:
         group_of = self.group_of
         return all((group := group_of[shard]) is not None and self.is_covered(shard, group) for shard in set(shards))
 
-    # --- changes of the map -----------------------------------------------------------------------------------------
+    # --- changes of the map ----------------------------------------------------------------------------------------
 
     def fence(self, shard: int) -> None:
         """A member refused our entries of `shard` under a newer epoch: nothing of it counts from here on (SAFETY 6)."""
@@ -331,7 +331,7 @@ class Serving:
             if not held.blocked and not held.pending:
                 self._finish(held)
 
-    # --- tombstones -------------------------------------------------------------------------------------------------
+    # --- tombstones ------------------------------------------------------------------------------------------------
 
     def drop_tombstones(self, most: int = 512) -> None:
         """Forget deletes that every member has long passed; replicated like any outcome (SAFETY 10, 21)."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from zkv.core.store import Row
+from zkv.core.wire import COUNTER_MASK
 
 ADOPTED: Final = 0
 
@@ -52,6 +53,12 @@ class Tails:
         kept = self._sources.get(source)
         while kept and kept[0][0] <= upto:
             kept.popleft()
+
+    def lowest_counter(self, source: int) -> int:
+        """The lowest counter in what is kept of `source`; above all counters if nothing is."""
+        kept = self._sources.get(source)
+        # Batches of one turn go out by group: the oldest batch need not hold the lowest counter.
+        return min((parts[0].versions[0] & COUNTER_MASK for _, parts in kept or ()), default=COUNTER_MASK + 1)
 
     def collect(self, shards: Collection[int], committed: Callable[[int], int]) -> dict[int, list[Row]]:
         """The tails of `shards`, each in version order, each version once."""

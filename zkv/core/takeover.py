@@ -4,7 +4,7 @@ Theory of operation. A shard's epoch changes and this node is its primary, newly
 
 1. *Wait*: every member of the wait list is proven dead (the map says so), acknowledges the new epoch (we ask), or can
    hold no lease any more (a lease plus the drift margin after our last grant to the former primary). A primary that
-   was active and stays has no one to wait for.
+   was active and stays waits only for the read leases it gave to members dropped.
 2. *Collect*: every other member of the new set reports its position and its tail. By answering, it has learned the new
    epoch and refuses entries of older ones. The greatest position wins: entries of one shard travel in counter order
    through FIFO streams, so positions name prefixes of one history, and the longest holds all the others.
@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from zkv.core import wire
 from zkv.core.local import MANAGER, Local
+from zkv.core.reading import Reading
 from zkv.core.serving import ACTIVE_PART, ADOPT_PART, Serving
 from zkv.core.shardmap import DEAD, Shard
 from zkv.core.store import Row
@@ -60,9 +61,10 @@ class Takeover:
 class Takeovers:
     """All takeovers of one node."""
 
-    def __init__(self, local: Local, serving: Serving) -> None:
+    def __init__(self, local: Local, serving: Serving, reading: Reading) -> None:
         self.local = local
         self.serving = serving
+        self.reading = reading
         self.running: dict[int, Takeover] = {}
         self.activated: dict[int, int] = {}
         """shard -> epoch under which it was last active here."""
@@ -75,15 +77,19 @@ class Takeovers:
         self._notices: dict[int, int] = {}
         """shard -> position, activated in this turn."""
 
-    # --- start and end ----------------------------------------------------------------------------------------------
+    # --- start and end ---------------------------------------------------------------------------------------------
 
     def begin(self, shard: int, entry: Shard, *, stays: bool) -> None:
         """This node is primary of `shard` under a new epoch. `stays`: it was active under the epoch just before."""
         local = self.local
         self.abandon(shard)
         others = [boot for boot in entry.replicas if boot != local.boot]
-        wait = set() if stays else self.may_hold_lease(entry)
-        until_ms = self.wait_until_ms(shard) if wait else float("-inf")
+        wait = self.may_hold_lease(entry)
+        until_ms = self.reading.given_until_ms(wait)
+        if not stays:
+            until_ms = max(until_ms, self.wait_until_ms(shard))
+        elif until_ms <= local.now_ms:
+            wait = set()  # was active and stays: only the read leases it gave to members dropped count
         self.running[shard] = Takeover(shard, entry, others, wait, until_ms)
         self._asked_ms = float("-inf")
         if not stays and entry.epoch > 1:
@@ -114,7 +120,7 @@ class Takeovers:
         for takeover in self.running.values():
             takeover.wait &= self.may_hold_lease(self.local.map.shards[takeover.shard])
 
-    # --- questions and answers ----------------------------------------------------------------------------------------
+    # --- questions and answers -------------------------------------------------------------------------------------
 
     def ask(self) -> None:
         """Ask for tails and for acknowledgements of the new epoch, again and again until they come."""
@@ -148,8 +154,7 @@ class Takeovers:
         takeover.positions[sender] = position
         takeover.rows[sender] = rows
 
-    # --- the steps of a takeover
-    # ----------------------------------------------------------------------------------------
+    # --- the steps of a takeover -----------------------------------------------------------------------------------
 
     def advance(self) -> None:
         """Move every takeover as far as it can go; called once a turn."""

@@ -78,6 +78,9 @@ GET: Final = 1
 PUT: Final = 2
 DELETE: Final = 3
 EXISTS: Final = 4
+GET_ANY: Final = 5
+"""A get that any in-sync replica may answer; one that cannot vouch for the answer says MOVED (SAFETY 13, 14)."""
+OPERATIONS: Final = frozenset((GET, PUT, DELETE, EXISTS, GET_ANY))
 WRITES: Final = frozenset((PUT, DELETE))
 
 OK: Final = 0

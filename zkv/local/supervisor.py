@@ -68,7 +68,7 @@ class Supervisor:
         self._changed = False
         self._loop = Loop()
 
-    # --- its life -------------------------------------------------------------------------------------------------
+    # --- its life --------------------------------------------------------------------------------------------------
 
     def run(self, *, lifeline_fd: int | None = None, parent_pid: int | None = None) -> None:
         """Start everything, serve until told to stop, stop everything.
@@ -159,7 +159,7 @@ class Supervisor:
         else:
             self.stop("asked to stop")
 
-    # --- starting -------------------------------------------------------------------------------------------------
+    # --- starting --------------------------------------------------------------------------------------------------
 
     def _start_manager(self) -> None:
         self._restart_due = False
@@ -219,7 +219,7 @@ class Supervisor:
             self._failure = LaunchError(f"{message}; the logs are in {self.run_dir}", exit_status=exit_status)
         self.stop(message, aloud=False)
 
-    # --- the end of a child ---------------------------------------------------------------------------------------
+    # --- the end of a child ----------------------------------------------------------------------------------------
 
     def _reap_all(self) -> None:
         for child in self.children():
@@ -283,7 +283,7 @@ class Supervisor:
         status = 2 if child.exit_status == 2 else 3
         self._fail(f"{child.name} {how} before the cluster was ready{f' ({last})' if last else ''}", status)
 
-    # --- stopping -------------------------------------------------------------------------------------------------
+    # --- stopping --------------------------------------------------------------------------------------------------
 
     def stop(self, reason: str, *, aloud: bool = True) -> None:
         """Begin to end everything: the nodes, then the manager; whatever does not end by itself is killed."""
@@ -313,7 +313,7 @@ class Supervisor:
             if child.up:
                 child.signal(signal.SIGKILL)
 
-    # --- requests -------------------------------------------------------------------------------------------------
+    # --- requests --------------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
         """What runs, as `zkv-launch status --json` prints it. A process that has ended has no pid."""
@@ -369,7 +369,7 @@ class Supervisor:
         """Answer as the last thing, when nothing is left."""
         self._stop_replies.append(reply)
 
-    # --- said and recorded ----------------------------------------------------------------------------------------
+    # --- said and recorded -----------------------------------------------------------------------------------------
 
     def _note_served(self) -> None:
         self._served = True

@@ -26,8 +26,8 @@ from zkv.sim.plants import PLANTS, planted
 
 MUST_FIRE: Final = (
     "takeovers", "reconciles with a tail", "tails adopted", "re-sends", "lease expiries", "fenced entries",
-    "fenced batches", "demotions", "held reads", "held replies demoted", "retries found", "late requests",
-    "manager crashes", "node crashes", "node pauses", "node restarts", "cuts",
+    "fenced batches", "demotions", "held reads", "held replies demoted", "replica reads", "retries found",
+    "late requests", "manager crashes", "node crashes", "node pauses", "node restarts", "cuts",
 )  # fmt: skip
 """A run of many seeds in which one of these never happened has not tested what it claims to."""
 ENOUGH_SEEDS: Final = 200

@@ -77,7 +77,7 @@ class Campaign:
                 raise Violation("the cluster did not form")
             world.run(world.clockwork.now_ms + 50.0)
 
-    # --- load ---------------------------------------------------------------------------------------------------------
+    # --- load ------------------------------------------------------------------------------------------------------
 
     def _next_call(self, client: ClientProcess) -> None:
         """A client is never idle for long while the storm lasts."""
@@ -96,6 +96,8 @@ class Campaign:
         kind, op = rng.choice(
             (("put", wire.PUT), ("put", wire.PUT), ("get", wire.GET), ("get", wire.GET), ("delete", wire.DELETE))
         )
+        if op == wire.GET and rng.random() < 0.5:
+            op = wire.GET_ANY
         keys = rng.sample(self.keys, rng.choice((1, 1, 1, 2, len(self.keys))))
         values: list[Any] | None = None
         if kind == "put":
@@ -110,7 +112,7 @@ class Campaign:
             op, keys, values, rng.choice((400.0, 1500.0, 3000.0)), (operations, lambda: self._next_call(client))
         )
 
-    # --- faults -------------------------------------------------------------------------------------------------------
+    # --- faults ----------------------------------------------------------------------------------------------------
 
     def _fault(self) -> None:
         if not self.storm:
@@ -237,7 +239,7 @@ class Campaign:
             manager.pause()
             self.world.clockwork.after(self.rng.choice((300.0, 1000.0, 2000.0)), manager.resume)
 
-    # --- the end ------------------------------------------------------------------------------------------------------
+    # --- the end ---------------------------------------------------------------------------------------------------
 
     def _calm(self) -> None:
         """Mend everything, and let calls under way come to their end."""

@@ -19,6 +19,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+STORY_BEFORE = 12
+STORY_AFTER = 6
+"""Operations on the key that are printed around those of a violation."""
 OK = "ok"
 UNKNOWN = "unknown"
 NOT_DONE = "not done"
@@ -90,7 +93,12 @@ class _KeyCheck:
         self._check_order()
 
     def _fail(self, text: str, *concerned: Operation) -> None:
-        story = "\n".join(f"    {'>' if operation in concerned else ' '} {operation}" for operation in self.operations)
+        places = [place for place, operation in enumerate(self.operations) if any(operation is one for one in concerned)]
+        first, last = max(0, min(places) - STORY_BEFORE), max(places) + STORY_AFTER
+        story = "\n".join(
+            f"    {'>' if first + place in places else ' '} {operation}"
+            for place, operation in enumerate(self.operations[first:last])
+        )
         raise Violation(f"key {self.operations[0].key}: {text}\n{story}")
 
     def _collect_writes(self) -> None:

@@ -19,6 +19,7 @@ from zkv.core.leases import Given, Leases
 from zkv.core.local import Local
 from zkv.core.manager import Manager
 from zkv.core.node import Node
+from zkv.core.reading import Reading
 from zkv.core.replies import Held
 from zkv.core.requests import Requests
 from zkv.core.serving import Serving
@@ -128,6 +129,24 @@ def rule_11_leases_never_expire(patch: Patch) -> None:
 def rule_12_grants_count_for_all(patch: Patch) -> None:
     """A grant counts whatever maps the two sides have."""
     patch.set(Leases, "counts", lambda self, grantor_version, own_version: True)
+
+
+@plant
+def rule_13_read_leases_not_waited_for(patch: Patch) -> None:
+    """A primary drops a member without waiting for the read lease it gave to it."""
+    patch.set(Reading, "given_until_ms", lambda self, members: float("-inf"))
+
+
+@plant
+def rule_13_newer_epoch_keeps_lease(patch: Patch) -> None:
+    """A backup reads on under a lease of an earlier epoch, and beyond its end."""
+    patch.set(Reading, "may_read", lambda self, shard: shard in self._held)
+
+
+@plant
+def rule_14_replica_shows_uncommitted(patch: Patch) -> None:
+    """A backup shows what it holds, committed or not."""
+    patch.set(Reading, "is_committed", lambda self, shard, version, first: True)
 
 
 @plant

@@ -63,8 +63,7 @@ class World:
         for number in range(settings.nodes):
             self.start_node(f"server{number + 1}")
 
-    # --- life and death
-    # -------------------------------------------------------------------------------------------------
+    # --- life and death --------------------------------------------------------------------------------------------
 
     def start_manager(self) -> ManagerProcess:
         """A manager on what the disk holds."""
@@ -128,8 +127,7 @@ class World:
         self.fired.update(process.core.local.fired)
         process.core.local.fired.clear()
 
-    # --- frames
-    # ---------------------------------------------------------------------------------------------------------
+    # --- frames ----------------------------------------------------------------------------------------------------
 
     def from_node(self, process: NodeProcess, address: int | bytes, frame: bytes) -> None:
         """A node sends: to a route, to a peer's ROUTER, to the manager, or as a heartbeat."""
@@ -174,8 +172,7 @@ class World:
         if process is not None:
             process.receive(*message)
 
-    # --- turns and checks
-    # -------------------------------------------------------------------------------------------------
+    # --- turns and checks ------------------------------------------------------------------------------------------
 
     def take_turn(self, process: Process) -> None:
         """Let a process have its turn, then check what must hold."""
