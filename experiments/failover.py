@@ -2,7 +2,8 @@
 
 Each trial: a fresh cluster, writers that put without pause, a fault after a while, the load goes on, every key is read
 back. One writer puts keys whose shards the victim holds (as their primary, or as a backup), another puts keys of all
-shards. A trial's interruption is the longest time between two acknowledged writes of the first; beside it stands that of
+shards. A trial's interruption is the longest time between two acknowledged writes of the first; beside it stands that
+of
 an equally long trial without a fault.
 
     python experiments/failover.py

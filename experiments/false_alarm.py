@@ -30,7 +30,7 @@ def burn() -> None:
 
 @click.command(help=__doc__)
 @click.option("--seconds", default=120, show_default=True)
-@click.option("--burners", default=2 * (os.cpu_count() or 1), show_default=True, help="Processes that do nothing but compute.")
+@click.option("--burners", default=2 * (os.cpu_count() or 1), show_default=True, help="Processes that only compute.")
 def main(seconds: int, burners: int) -> None:
     with LocalCluster(nodes=5, replicas=3) as cluster, cluster.client(timeout_s=30) as kv:
         before = cluster.health()["map_version"]
@@ -58,7 +58,12 @@ def main(seconds: int, burners: int) -> None:
         f"slowest call {longest_ms:.0f} ms, {changes} changes of the map, {after['health']}"
     )
     record(
-        "false_alarm", seconds=seconds, burners=burners, puts=puts, slowest_call_ms=round(longest_ms), map_changes=changes
+        "false_alarm",
+        seconds=seconds,
+        burners=burners,
+        puts=puts,
+        slowest_call_ms=round(longest_ms),
+        map_changes=changes,
     )
     sys.exit(1 if changes else 0)
 

@@ -138,7 +138,9 @@ class Client:
         existed = not statuses or statuses[0] != wire.MISSING
         return DeleteResult(existed, versions[0], self._name(sources[0]))
 
-    def mput(self, items: Mapping[str, Any] | Mapping[bytes, Any] | Mapping[Key, Any], *, timeout_s: float | None = None) -> list[PutResult]:
+    def mput(
+        self, items: Mapping[str, Any] | Mapping[bytes, Any] | Mapping[Key, Any], *, timeout_s: float | None = None
+    ) -> list[PutResult]:
         """Store many values, all nodes in parallel; results in the order of `items`. Each key is atomic by itself."""
         keys: list[Key] = list(items)
         values = list(items.values())

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,16 @@ def own_listeners() -> set[str]:
         except OSError:
             continue
     return {inode for inode in inodes if f"socket:[{inode}]" in own}
+
+
+@contextmanager
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does nothing, and is gone at the end however the test goes."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def command(name: str, *arguments: str) -> list[str]:

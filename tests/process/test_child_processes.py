@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.support import WAIT_S, environment, gone, is_up
+from tests.process.support import WAIT_S, environment, gone, is_up, sleeper
 from zkv.local.loop import Loop
 from zkv.local.processes import Child, child_environment, signal_process, start_time_of
 
@@ -98,7 +98,7 @@ def test_it_dies_with_its_parent_without_doing_anything(tmp_path: Path) -> None:
 
 
 def test_a_process_is_more_than_its_pid() -> None:
-    with subprocess.Popen([sys.executable, "-c", SLEEP]) as process:
+    with sleeper() as process:
         start_time = start_time_of(process.pid)
         assert start_time is not None
         assert not signal_process(process.pid, "1", signal.SIGKILL)

@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ from tests.process.support import (
     is_up,
     marked_processes,
     run,
+    sleeper,
     succeed,
 )
 from zkv.net.admin import AdminLink
@@ -56,7 +56,9 @@ class Launched:
             self.said += line
             if line.startswith("Logs are in"):
                 break
-        assert "is ready" in self.said, self.said
+        if "is ready" not in self.said:
+            self.end()
+            pytest.fail(self.said)
 
     def ask(self, what: str, *arguments: str) -> str:
         return succeed("launch", what, *arguments, "--run-dir", str(self.run_dir))
@@ -233,13 +235,12 @@ def test_what_a_killed_launcher_recorded(launch: Launch, tmp_path: Path, ours: b
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     (run_dir / "lock").touch()
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"]) as process:
+    with sleeper() as process:
         start_time = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19]
         entry = {"name": "server1", "pid": process.pid, "start_time": start_time if ours else "1"}
         (run_dir / "cluster.json").write_text(json.dumps({"format": 1, "manager": None, "nodes": [entry]}))
         launch()
         assert is_up(process.pid) is not ours
-        process.kill()
 
 
 # --- what cannot be -----------------------------------------------------------------------------------------------

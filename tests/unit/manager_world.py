@@ -91,10 +91,11 @@ class World:
         self.step([self.frame(kind, name, body, cluster)])
         return [(header.kind, reply) for route, header, reply in self.sent if route == name.encode()]
 
-    def join(self, name: str, endpoint: str = "", node: str = "") -> list[tuple[int, Any]]:
+    def join(self, name: str, endpoint: str = "", node: str = "", bound: bool = True) -> list[tuple[int, Any]]:
         self.names[boot_of(name)] = name
         self.speaking.add(name)
-        body = {"name": node or name, "endpoint": endpoint or f"tcp://{name[0]}:1", "zone": "", "weight": 1.0}
+        address = endpoint or f"tcp://{name[0]}:1"
+        body = {"name": node or name, "endpoint": address, "zone": "", "weight": 1.0, "bound": bound}
         return self.ask(wire.JOIN, name, body, cluster=0)
 
     def active(self, name: str) -> None:

@@ -84,6 +84,13 @@ def test_a_new_boot_on_the_same_endpoint_proves_the_old_one_dead() -> None:
     """)
 
 
+def test_an_advertised_endpoint_is_no_proof_while_its_bearer_is_heard() -> None:
+    world = World()
+    ((kind, (_, code, text)),) = world.join("D", endpoint="tcp://A:1", bound=False)
+    assert (kind, code) == (wire.REFUSED, wire.BAD_REQUEST)
+    assert text.endswith("is reached at tcp://A:1; advertise another endpoint")
+
+
 def test_a_name_is_taken_while_its_bearer_is_heard() -> None:
     world = World()
     ((kind, (request, code, text)),) = world.join("A'", endpoint="tcp://A:2", node="A")

@@ -39,7 +39,7 @@ def test_the_defaults_are_sound() -> None:
         ({"suspect_ms": 800}, ["suspect_ms is 800", "dead_ms is 800"]),
         ({"lease_ms": 299}, ["lease_ms is 299", "heartbeat_ms is 100"]),
         ({"lease_ms": 728}, ["lease_ms is 728", "drift_margin is 0.1", "dead_ms is 800"]),
-        ({"session_ttl_ms": 240_000}, ["session_ttl_ms is 240000", "timeout_limit_ms is 120000"]),
+        ({"session_ttl_ms": 264_000}, ["session_ttl_ms is 264000", "timeout_limit_ms is 120000"]),
         ({"shards": 0}, ["shards is 0", "at least 1"]),
         ({"shards": 65537}, ["shards is 65537", "at most 65536"]),
         ({"drift_margin": float("nan")}, ["drift_margin", "finite"]),
@@ -60,7 +60,7 @@ def test_relations_hold_at_their_edge() -> None:
     ClusterSettings(lease_ms=600, dead_ms=660)
     ClusterSettings(lease_ms=300)
     ClusterSettings(heartbeat_ms=199, lease_ms=600)
-    ClusterSettings(session_ttl_ms=240_001)
+    ClusterSettings(session_ttl_ms=264_001)
     with pytest.raises(SettingError):
         ClusterSettings(lease_ms=601, dead_ms=660)
 

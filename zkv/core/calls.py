@@ -5,9 +5,11 @@ See `zkv.core.client` for how they move.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, Final
+
+from msgpack import ExtType
 
 CLOCK_MS: Final = 10_000.0
 """How long an estimate of a node's clock is held against newer, worse ones."""
@@ -132,7 +134,8 @@ class Link:
 
     def __init__(self) -> None:
         self.offset_ms: float | None = None
-        """The node's clock minus ours, an upper bound that is off by one way's delay at most; None before HELLO."""
+        """The node's clock minus ours, an upper bound: too late by the length of a round trip at most. None before
+        HELLO."""
         self.clock_ms = float("-inf")
         """When `offset_ms` was estimated."""
         self.hello_ms = float("-inf")
@@ -159,3 +162,34 @@ def picker(chosen: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
 def spread(sources: list[int], count: int) -> list[int]:
     """Who answered each of `count` operations, where one entry may stand for all."""
     return sources * count if len(sources) == 1 else sources
+
+
+def cut(positions: Sequence[int], values: Sequence[Any] | None, most: int, most_bytes: int) -> Iterator[Sequence[int]]:
+    """Cut `positions` into batches of at most `most` operations, and of `most_bytes` unless one value is larger."""
+    if values is None or _are_small(values, most_bytes // most):
+        for start in range(0, len(positions), most):
+            yield positions[start : start + most]
+        return
+    batch: list[int] = []
+    size = 0
+    for position in positions:
+        length = _size(values[position])
+        if batch and (len(batch) == most or size + length > most_bytes):
+            yield batch
+            batch, size = [], 0
+        batch.append(position)
+        size += length
+    yield batch
+
+
+def _are_small(values: Sequence[Any], limit: int) -> bool:
+    """Whether all values are certainly at most `limit` long: one look at a common column."""
+    kinds = set(map(type, values))
+    return kinds <= {bytes, str} and max(map(len, values), default=0) <= limit
+
+
+def _size(value: Any) -> int:
+    """About how many bytes a value takes on the wire."""
+    if isinstance(value, bytes | str):
+        return len(value)
+    return len(value.data) if isinstance(value, ExtType) else 9

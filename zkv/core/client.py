@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from zkv.core import wire
-from zkv.core.calls import Batch, Call, Failure, Link, Try, picker
+from zkv.core.calls import Batch, Call, Failure, Link, Try, cut, picker
 from zkv.core.fragments import Fragments
 from zkv.core.local import MANAGER, Address
 from zkv.core.shardmap import DEAD, UP, Delta, ShardMap, shards_of
@@ -29,6 +29,8 @@ from zkv.core.wire import Malformed
 
 BATCH_OPS: Final = 1024
 """Operations of one batch: enough to make its overhead vanish, few enough for nodes to work while others travel."""
+BATCH_BYTES: Final = 1024 * 1024
+"""Values of one batch, but for a single one that is larger."""
 WINDOW: Final = 8
 """Tries under way to one node; further batches wait here."""
 TRY_MS: Final = 500.0
@@ -113,8 +115,7 @@ class ClientCore:
             for position, primary in enumerate(map(self._primaries.__getitem__, shards)):
                 by_target[primary, op].append(position)
         for (target, target_op), positions in by_target.items():
-            for start in range(0, len(positions), BATCH_OPS):
-                chosen = positions[start : start + BATCH_OPS]
+            for chosen in cut(positions, values, BATCH_OPS, BATCH_BYTES):
                 columns: tuple[Sequence[Any], Sequence[Any], Sequence[Any] | None]
                 if len(chosen) == len(keys):
                     columns = (shards, keys, values)
@@ -323,7 +324,7 @@ class ClientCore:
             self._lose(source)
         elif code == wire.BAD_REQUEST and link is not None and request in link.tries:
             call = link.tries.pop(request).batch.call
-            self._fail(call, Failure(Failure.REFUSED, f"the node refused the request: {text}", unknown=False))
+            self._fail(call, Failure(Failure.REFUSED, str(text), unknown=self._in_doubt(call)))
 
     def _on_hello_ack(self, source: Address, header: wire.Header, frame: bytes) -> None:
         sent_ms, node_ms, _ = wire.decode_body(frame)

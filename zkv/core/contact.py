@@ -16,6 +16,8 @@ from zkv.core.shardmap import DEAD, UP
 
 JOIN_MS: Final = 200.0
 """Interval at which a node asks the manager to let it in."""
+REFUSED_MS: Final = 3000.0
+"""How long a node goes on asking where the reason for refusing it may pass."""
 BEACON_LOST_MS: Final = 1000.0
 """Silence of the manager after which its subscription is renewed and the map pulled."""
 
@@ -27,6 +29,9 @@ class Contact:
         self.about = about
         self.rejected: str | None = None
         """Why the manager refuses this node for good."""
+        self._refused_ms: float | None = None
+        """Since when the manager has refused it for a reason that may pass."""
+        self._was_member = False
         self.map_endpoint = ""
         """Where the manager publishes map changes."""
         self.heartbeat_endpoint = ""
@@ -51,6 +56,10 @@ class Contact:
         member = local.map.members.get(local.boot)
         if member is not None and member.state == DEAD:
             self.rejected = "the manager holds proof that this node's process died"
+        elif member is None and self._was_member:
+            # Peers have dropped their streams: the same boot could not take part again.
+            self.rejected = "the manager has forgotten it after a long silence; start it again"
+        self._was_member = self._was_member or member is not None
         lost = now_ms - self._beacon_ms > BEACON_LOST_MS
         outside = not self._joined or member is None
         if (lost or outside) and now_ms - self._join_ms >= JOIN_MS:
@@ -87,9 +96,17 @@ class Contact:
         together = sorted(self._peers | self._owners)
         self._since_ms = {peer: self._since_ms.get(peer, now_ms) for peer in together}
 
+    def refused(self, code: int, text: str, now_ms: float) -> None:
+        """The manager does not let us in. A name may be free again in a moment, when a death is noticed."""
+        if self._refused_ms is None:
+            self._refused_ms = now_ms
+        if code != wire.BAD_REQUEST or now_ms - self._refused_ms >= REFUSED_MS:
+            self.rejected = text
+
     def welcomed(self, heartbeat_endpoint: str, map_endpoint: str, manager_boot: int, now_ms: float) -> bool:
         """The manager let us in; True if it is another incarnation than we knew."""
         self._joined = True
+        self._refused_ms = None
         self.heartbeat_endpoint, self.map_endpoint = heartbeat_endpoint, map_endpoint
         return self.heard(manager_boot, now_ms)
 

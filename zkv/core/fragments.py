@@ -67,7 +67,7 @@ class Fragments:
                 outbox = self._outboxes[to] = _Outbox(self._next(), now_ms)
             if any(frame is waiting for waiting in outbox.frames):
                 continue  # sent again by a stream that lost patience, while it is still under way
-            if outbox.bytes + len(frame) <= QUEUE_BYTES:
+            if not outbox.frames or outbox.bytes + len(frame) <= QUEUE_BYTES:
                 outbox.frames.append(frame)
                 outbox.bytes += len(frame)
         for to in list(self._outboxes):

@@ -44,11 +44,12 @@ class Node:
     """
 
     def __init__(
-        self, name: str, boot: int, endpoint: str, rng: random.Random, *, zone: str = "", weight: float = 1.0
-    ) -> None:
+        self, name: str, boot: int, endpoint: str, rng: random.Random, *, zone: str = "", weight: float = 1.0,
+        bound: bool = True,
+    ) -> None:  # fmt: skip
         self.boot = boot
         self.name = name
-        self.contact = Contact({"name": name, "endpoint": endpoint, "zone": zone, "weight": weight})
+        self.contact = Contact({"name": name, "endpoint": endpoint, "zone": zone, "weight": weight, "bound": bound})
         self.rng = rng
         self.next_wake_ms = 0.0
         self.peers: set[int] = set()
@@ -139,6 +140,8 @@ class Node:
     def _addressed_here(self, source: Address, header: wire.Header) -> bool:
         """Whether a frame is meant for this incarnation in this cluster (SAFETY 2, 3)."""
         cluster = self.local.map.cluster
+        if header.kind == wire.REFUSED:
+            return header.target in (0, self.boot)  # never answered: two nodes would go on for ever
         if header.cluster != cluster and header.cluster and cluster:
             self.local.send(source, wire.REFUSED, [0, wire.WRONG_CLUSTER, "this node belongs to another cluster"])
             return False
@@ -200,9 +203,9 @@ class Node:
         self.takeovers.reported(wire.unpack_u64(shards), wire.unpack_u64(epochs))
 
     def _on_refused(self, source: Address, header: wire.Header, frame: bytes) -> None:
-        _, _, text = wire.decode_body(frame)
+        _, code, text = wire.decode_body(frame)
         if source == MANAGER:
-            self.contact.rejected = str(text)
+            self.contact.refused(int(code), str(text), self.local.now_ms)
 
     # --- the map ---------------------------------------------------------------------------------------------------
 

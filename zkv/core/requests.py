@@ -26,6 +26,8 @@ from zkv.core.wire import Malformed
 
 OPS_LIMIT: Final = 16_384
 """Operations of one request."""
+TURN_BYTES: Final = 4 * 1024 * 1024
+"""Requests after which a turn sends what it has, rather than one batch that is too long for any queue."""
 
 
 class Requests:
@@ -35,6 +37,7 @@ class Requests:
         self.local = local
         self.serving = serving
         self.reading = reading
+        self._taken_bytes = 0
 
     def handle(self, source: Address, header: wire.Header, frame: bytes) -> None:
         """One REQUEST. Raises `Malformed`; what is late is dropped before it is looked at any further."""
@@ -61,6 +64,10 @@ class Requests:
                 return
             op = wire.GET
         self._execute(held, header, int(batch), int(watermark), op, where, keys, values)
+        self._taken_bytes += len(frame)
+        if self._taken_bytes > TURN_BYTES:
+            self._taken_bytes = 0
+            self.serving.flush()
 
     def _execute(
         self, held: Held, header: wire.Header, batch: int, watermark: int, op: int, indices: Any, keys: Any, values: Any
@@ -236,7 +243,7 @@ def check_request(settings: ClusterSettings, op: Any, indices: Any, shards: list
         raise Malformed("columns of different length, or none, or too many")
     if op not in wire.OPERATIONS:
         raise Malformed(f"operation {op} is unknown")
-    if not set(map(type, keys)) <= {str, bytes} or max(map(len, keys)) > settings.key_limit_bytes:
+    if not set(map(type, keys)) <= {str, bytes} or _longest(keys, settings.key_limit_bytes) > settings.key_limit_bytes:
         raise Malformed(f"a key is neither str nor bytes, or longer than {settings.key_limit_bytes} bytes")
     if max(shards) >= settings.shards or shard_of(keys[0], settings.shards) != shards[0]:
         # One key tells whether the client hashes as we do; all would cost more than executing the request.
@@ -258,3 +265,11 @@ def check_sizes(values: Sequence[Any], limit_bytes: int) -> None:
             size = len(value.data) if isinstance(value, ExtType) else 0
         if size > limit_bytes:
             raise Malformed(f"a value has {size} bytes, this cluster takes at most {limit_bytes}")
+
+
+def _longest(keys: Sequence[str | bytes], limit_bytes: int) -> int:
+    """Bytes of the longest key; its characters, at most four bytes each, where they settle the question."""
+    longest = max(map(len, keys))
+    if 4 * longest <= limit_bytes or longest > limit_bytes:
+        return longest
+    return max(len(key.encode()) if isinstance(key, str) else len(key) for key in keys)

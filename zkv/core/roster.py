@@ -111,8 +111,14 @@ class Roster:
             self.sign_of_life(boot)
             return
         for other in list(self.members.values()):
-            if other.state != DEAD and other.endpoint == joining.endpoint:
+            if other.state == DEAD or other.endpoint != joining.endpoint:
+                continue
+            if body.get("bound") is True:
                 self.bury(other.boot, f"a new process, {boot:016x}, listens on its endpoint")
+            elif self._detector.is_speaking(other.boot):
+                # An advertised endpoint proves nothing: only one process can have *bound* a port (SAFETY 32).
+                text = f"{label(other)} is reached at {other.endpoint}; advertise another endpoint"
+                raise Refusal(wire.BAD_REQUEST, text)
         for other in list(self.members.values()):
             if other.name != joining.name or other.state != UP:
                 continue

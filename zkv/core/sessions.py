@@ -20,7 +20,7 @@ from zkv.core import wire
 RECORDS_LIMIT: Final = 4096
 """Batches that one client may have outstanding."""
 SESSIONS_LIMIT: Final = 100_000
-"""Clients remembered; above it the ones longest silent go first, if they are past the time any retry may live."""
+"""Clients remembered. A further one is turned away until an older one has been silent for long enough."""
 
 
 class Record:
@@ -94,6 +94,10 @@ class Sessions:
         if watermark > session.watermark:
             session.advance(watermark)
         return session
+
+    def has_room(self, client: int) -> bool:
+        """Whether `client` is known, or may become so. Forgetting a client too early would execute a retry twice."""
+        return len(self._table) < SESSIONS_LIMIT or client in self._table
 
     def find(self, client: int) -> Session | None:
         """The session of `client` if there is one."""

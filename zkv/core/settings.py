@@ -193,10 +193,10 @@ _RELATIONS: Final = (
         lambda s: s.lease_ms * (1 + s.drift_margin) <= s.dead_ms + 1e-6,
     ),
     _Relation(
-        "session_ttl_ms > 2 * timeout_limit_ms",
-        ("session_ttl_ms", "timeout_limit_ms"),
+        "session_ttl_ms > 2 * timeout_limit_ms * (1 + drift_margin)",
+        ("session_ttl_ms", "timeout_limit_ms", "drift_margin"),
         "replicas must remember a write for longer than any client retries it",
-        lambda s: s.session_ttl_ms > 2 * s.timeout_limit_ms,
+        lambda s: s.session_ttl_ms > 2 * s.timeout_limit_ms * (1 + s.drift_margin),
     ),
 )
 

@@ -34,8 +34,6 @@ ASK_MS: Final = 50.0
 """Interval at which unanswered questions are asked again."""
 REPORT_MS: Final = 200.0
 """Interval at which activations are reported again until the manager has acknowledged them."""
-ROWS_LIMIT: Final = 100_000
-"""Rows of one TAILS answer: a tail is bounded by the senders' windows, so this is never met honestly."""
 
 
 class Takeover:

@@ -45,7 +45,15 @@ class NodeHost:
             ) from error
         self.endpoint = config.advertise or bound
         boot = config.boot_id or random.SystemRandom().randrange(BOOT_ID_LOW, 2**63)
-        self.core = Node(config.name, boot, self.endpoint, random.Random(boot), zone=config.zone, weight=config.weight)
+        self.core = Node(
+            config.name,
+            boot,
+            self.endpoint,
+            random.Random(boot),
+            zone=config.zone,
+            weight=config.weight,
+            bound=config.advertise is None,
+        )
         self.links = Links(context, config.manager)
         self.links.poller.register(self.router, zmq.POLLIN)
         self.publisher: Socket | None = None

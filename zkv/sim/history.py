@@ -93,7 +93,9 @@ class _KeyCheck:
         self._check_order()
 
     def _fail(self, text: str, *concerned: Operation) -> None:
-        places = [place for place, operation in enumerate(self.operations) if any(operation is one for one in concerned)]
+        places = [
+            place for place, operation in enumerate(self.operations) if any(operation is one for one in concerned)
+        ]
         first, last = max(0, min(places) - STORY_BEFORE), max(places) + STORY_AFTER
         story = "\n".join(
             f"    {'>' if first + place in places else ' '} {operation}"

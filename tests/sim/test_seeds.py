@@ -1,0 +1,44 @@
+"""Hundreds of seeded runs, in which nothing may go wrong and everything must have happened.
+
+A failing seed prints its replay line: `python -m zkv.sim --seed N`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import pytest
+
+from zkv.sim.__main__ import ENOUGH_SEEDS, never_fired, run_seed, run_seeds
+
+FIRST_SEED = 1
+SEEDS = 300
+
+FOUND = [28, 80, 89, 145, 170, 193]
+"""Seeds in which a bug, real or planted, once showed."""
+
+
+def test_hundreds_of_seeds() -> None:
+    assert SEEDS >= ENOUGH_SEEDS
+    fired: Counter[str] = Counter()
+    operations = 0
+    for outcome in run_seeds(FIRST_SEED, SEEDS, jobs=os.cpu_count() or 1):
+        assert outcome.failure is None, (
+            f"seed {outcome.seed}: {outcome.failure}\nreplay: python -m zkv.sim --seed {outcome.seed}"
+        )
+        fired.update(outcome.fired)
+        operations += outcome.operations
+    assert not never_fired(fired), f"{never_fired(fired)} never fired in {SEEDS} seeds: {fired}"
+    assert operations > 1000 * SEEDS
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_seeds_that_once_found_something(seed: int) -> None:
+    assert run_seed(seed).failure is None, f"replay: python -m zkv.sim --seed {seed}"
+
+
+def test_a_seed_is_one_run() -> None:
+    """The same seed gives the same run, to the last event."""
+    one, other = run_seed(7), run_seed(7)
+    assert (one.fired, one.operations) == (other.fired, other.operations)
