@@ -217,6 +217,10 @@ class Bench:
     def get(self, at: str, keys: str | list[str], **how: Any) -> Ask:
         return self._ask(wire.GET, at, keys if isinstance(keys, list) else [keys], None, **how)
 
+    def get_any(self, at: str, keys: str | list[str], **how: Any) -> Ask:
+        """A get that a backup may answer."""
+        return self._ask(wire.GET_ANY, at, keys if isinstance(keys, list) else [keys], None, **how)
+
     def exists(self, at: str, key: str, **how: Any) -> Ask:
         return self._ask(wire.EXISTS, at, [key], None, **how)
 

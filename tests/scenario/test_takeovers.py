@@ -48,14 +48,20 @@ def test_rule_16_a_new_primary_sends_each_member_what_it_lacks() -> None:
 
 
 def test_rule_16_every_member_of_the_new_set_is_asked() -> None:
-    bench = bench_with_a_tail(reached="C")
-    tails = bench.hold("C", "B", "TAILS")
-    bench.change(s="BC", t="CB", dead="P")
+    bench = Bench(s="PBCD", t="CBP")
+    bench.drop("P", "B", "BATCH")
+    bench.drop("P", "C", "BATCH")
+    bench.put("P", S, "on D alone")
+    bench.crash("P")
+    bench.faults.clear()
+    tails = bench.hold("D", "B", "TAILS")
+    bench.change(s="BCD", t="CB", dead="P")
     bench.advance(2000)
     assert bench.active("s") == ""
     bench.heal(tails)
     bench.advance(50)
-    assert bench.get("B", S).value == "one"
+    assert bench.get("B", S).value == "on D alone"
+    assert bench.held_by("C", S) == bench.held_by("D", S)
 
 
 def test_rule_16_a_tail_of_an_earlier_epoch_is_no_answer() -> None:
@@ -180,18 +186,29 @@ def test_rule_17_an_entry_half_refused_stays_in_the_tail_of_who_applied_it() -> 
 
 
 def test_rule_17_the_commit_point_of_a_stream_says_nothing_of_lost_shards() -> None:
-    bench = Bench(s="PBC", t="PBC")
+    bench = Bench(s="PBC", t="PC")
     bench.drop("P", "B", "BATCH")
     bench.drop("P", "x")
     bench.put("P", S, "on C alone")
     maps = bench.hold("*", "C", "MAP")
     bench.decide(s="BC")
     bench.tell("P")  # which forgets about the batch: it waits for no one's acknowledgement any more
-    bench.advance(100)  # and says so, to a C that has not heard of the change
+    bench.advance(200)  # and says so in its lease requests, to a C that has not heard of the change
     bench.heal(maps)
     bench.tell("B")
     bench.advance(50)
     assert bench.get("B", S).value == "on C alone"
+
+
+def test_rule_17_batches_of_a_turn_that_brings_a_map_leave_under_the_map_they_were_made_under() -> None:
+    bench = Bench(s="PBC", t="PBC")
+    bench.drop("P", "B", "FENCED")
+    bench.pause("P")
+    bench.put("P", S, "made under version 1")
+    bench.change(s="BC")
+    bench.resume("P")  # one turn: the request, then the map
+    assert bench.held_by("B", S) is None, "the header vouches for the epochs of its entries"
+    assert bench.held_by("C", S) is None
 
 
 # --- rule 18: demotion answers ---------------------------------------------------------------------------------------

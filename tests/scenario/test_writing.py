@@ -59,7 +59,7 @@ def test_rule_03_the_fence_stands_while_only_one_member_knows() -> None:
     assert both.status == "UNANSWERED"
     assert other.status == "OK"
     assert bench.held_by("B", S) is None
-    assert bench.held_by("B", T) == bench.held_by("C", T)
+    assert bench.held_by("B", T) == bench.held_by("C", T) == bench.held_by("P", T), "the rest of the batch was taken"
 
 
 # --- rule 4: a refusal teaches the map -----------------------------------------------------------------------------

@@ -9,8 +9,12 @@ import pytest
 from zkv.sim.history import NOT_DONE, OK, UNKNOWN, History, Operation, Violation
 
 
-def history(*rows: tuple[str, Any, int | None, float, float, str]) -> History:
-    """(kind, value, version, start, end, outcome) of operations on one key."""
+Row = tuple[str, Any, int | None, float, float, str]
+"""(kind, value, version, start, end, outcome) of one operation on the one key."""
+
+
+def history(*rows: Row) -> History:
+    """A history of `rows`."""
     made = History()
     for kind, value, version, start_ms, end_ms, outcome in rows:
         existed = not (kind == "delete" and value == "missing")
@@ -20,15 +24,15 @@ def history(*rows: tuple[str, Any, int | None, float, float, str]) -> History:
     return made
 
 
-GOOD = {
+GOOD: dict[str, list[Row]] = {
     "a read of what was written": [("put", "a", 1, 0, 1, OK), ("get", "a", 1, 2, 3, OK)],
-    "concurrent writes in either order": [("put", "a", 2, 0, 5, OK), ("put", "b", 1, 0, 5, OK), ("get", "a", 2, 6, 7, OK)],
+    "concurrent writes": [("put", "a", 2, 0, 5, OK), ("put", "b", 1, 0, 5, OK), ("get", "a", 2, 6, 7, OK)],
     "an unknown write that took effect": [("put", "a", None, 0, float("inf"), UNKNOWN), ("get", "a", 4, 5, 6, OK)],
     "an unknown write that did not": [("put", "a", None, 0, float("inf"), UNKNOWN), ("get", None, 0, 5, 6, OK)],
     "a delete": [("put", "a", 1, 0, 1, OK), ("delete", None, 2, 2, 3, OK), ("get", None, 2, 4, 5, OK)],
     "a forgotten tombstone": [("put", "a", 1, 0, 1, OK), ("delete", None, 2, 2, 3, OK), ("get", None, 0, 400, 401, OK)],
 }
-BAD = {
+BAD: dict[str, list[Row]] = {
     "a lost write": [("put", "a", 1, 0, 1, OK), ("get", None, 0, 2, 3, OK)],
     "a stale read": [("put", "a", 1, 0, 1, OK), ("put", "b", 2, 2, 3, OK), ("get", "a", 1, 4, 5, OK)],
     "a write done twice": [("put", "a", 1, 0, 1, OK), ("put", "b", 2, 2, 3, OK), ("get", "a", 3, 4, 5, OK)],

@@ -99,8 +99,8 @@ class ClientCore:
         return call
 
     def abandon(self, call: Call) -> None:
-        """The caller gave up (an interrupt): forget the call."""
-        self._end(call)
+        """The caller gave up (an interrupt): forget the call, and try nothing of it again."""
+        self._fail(call, Failure(Failure.TIMED_OUT, "given up by the caller", unknown=self._in_doubt(call)))
 
     def _route(self, call: Call) -> None:
         """Cut a call into batches by primary."""
@@ -227,7 +227,7 @@ class ClientCore:
             handler = self._handlers.get(header.kind)
             if handler is not None and (header.cluster == self.map.cluster or not self.map.cluster):
                 handler(source, header, frame)
-        except (Malformed, TypeError, ValueError, KeyError, IndexError):
+        except wire.UNPARSABLE:
             return  # a peer's error: the try it was meant for times out
 
     def _send(self, to: Address, kind: int, body: Any) -> None:
@@ -254,6 +254,8 @@ class ClientCore:
         current = link.tries.pop(request, None) if link else None
         if link is None or current is None:
             return
+        if statuses is not None and wire.LATE in statuses:
+            link.offset_ms = None  # our estimate of its clock was too early: take this one
         link.hear_clock(current.sent_ms, node_ms, self._now_ms)
         batch = current.batch
         versions = wire.unpack_u64(packed)
@@ -321,7 +323,7 @@ class ClientCore:
         if code == wire.WRONG_BOOT and isinstance(source, int):
             # Another start of the node answers on that port: what we sent to the earlier one in this try was not done.
             self._pull_map(MANAGER)
-            self._lose(source)
+            self._lose(source, BACKOFF_MAX_MS)
         elif code == wire.BAD_REQUEST and link is not None and request in link.tries:
             call = link.tries.pop(request).batch.call
             self._fail(call, Failure(Failure.REFUSED, str(text), unknown=self._in_doubt(call)))
@@ -371,7 +373,7 @@ class ClientCore:
         """This try left and was not answered: it may have been, or may yet be, done."""
         attempt.batch.doubt.update(attempt.indices)
 
-    def _lose(self, boot: int) -> None:
+    def _lose(self, boot: int, pause_ms: float = 0.0) -> None:
         """A node is gone: what is under way there is tried elsewhere at once, under the same identity."""
         link = self._links.pop(boot, None)
         if link is None:
@@ -379,7 +381,7 @@ class ClientCore:
         for attempt in link.tries.values():
             self._doubt(attempt)
         for attempt in [*link.tries.values(), *link.queue]:
-            self._waiting.append((self._now_ms, attempt.batch, self._still_open(attempt)))
+            self._waiting.append((self._now_ms + pause_ms, attempt.batch, self._still_open(attempt)))
 
     def _expire_calls(self) -> None:
         for call in list(self._calls):

@@ -21,6 +21,10 @@ from zkv.core.tails import Part
 from zkv.core.wire import Malformed
 
 
+class BrokenStream(AssertionError):
+    """A correct primary's stream cannot lead here: better to end than to vouch for what is not held."""
+
+
 class Following:
     """The backup's role of one node."""
 
@@ -144,7 +148,8 @@ class Following:
         store = self.local.store
         for shard, epoch, position in zip(shards, epochs, positions, strict=True):
             if self._current(sender, shard, epoch):
-                assert store.positions[shard] >= position, f"shard {shard} was activated beyond what we hold"
+                if store.positions[shard] < position:
+                    raise BrokenStream(f"shard {shard} was activated beyond what we hold")
                 store.committed[shard] = max(store.committed[shard], position)
         self.local.prune_tails()
 

@@ -148,10 +148,10 @@ class Manager:
                 text = f"this is cluster {self.map.cluster:016x}, not {header.cluster:016x}"
                 raise Refusal(wire.WRONG_CLUSTER, text)
             self._dispatch(route, header, frame)
-        except Malformed as error:
-            self._refuse(route, header, wire.BAD_REQUEST, str(error))
         except Refusal as refusal:
             self._refuse(route, header, refusal.code, refusal.text)
+        except wire.UNPARSABLE as error:
+            self._refuse(route, header, wire.BAD_REQUEST, str(error))
 
     def _dispatch(self, route: bytes, header: Header, frame: bytes) -> None:
         boot = header.sender

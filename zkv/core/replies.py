@@ -56,6 +56,8 @@ class Held:
 
     def demote(self, shards: set[int]) -> None:
         """This node lost `shards`: their operations may have been done, and no longer wait for anything here."""
+        # The session's record and the tails hold this very list; what they remember is not for us to blank out.
+        self.versions = list(self.versions)
         for position, shard in enumerate(self.shards):
             if shard in shards and (self.statuses is None or self.statuses[position] in (wire.OK, wire.MISSING)):
                 self.set_status(position, wire.MAYBE)

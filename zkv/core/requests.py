@@ -46,6 +46,7 @@ class Requests:
         local = self.local
         where = None if indices is None else wire.unpack_u16(indices)
         numbers = wire.unpack_u16(shards)
+        check_identity(request, attempt, batch, watermark, deadline_ms)
         check_request(local.settings, op, where, numbers, keys, values)
         if op == wire.PUT and len(frame) > local.settings.value_limit_bytes:
             check_sizes(values, local.settings.value_limit_bytes)
@@ -63,7 +64,7 @@ class Requests:
                 self.reading.read(held, keys)
                 return
             op = wire.GET
-        self._execute(held, header, int(batch), int(watermark), op, where, keys, values)
+        self._execute(held, header, batch, watermark, op, where, keys, values)
         self._taken_bytes += len(frame)
         if self._taken_bytes > TURN_BYTES:
             self._taken_bytes = 0
@@ -77,22 +78,23 @@ class Requests:
         shards = held.shards
         count = len(keys)
         session: Session | None = None
-        record: Record | None = None
+        unknown = wire.OK
         if op in wire.WRITES:
-            session = local.sessions.open(header.sender, watermark, local.now_ms)
-            record = session.records.get(batch)
+            session, unknown = self._admit(header.sender, batch, watermark, held.attempt)
+        record = session.records.get(batch) if session is not None else None
         whole = (
             local.now_ms < self.serving.covered_until_ms
             and header.map_version >= self.serving.youngest_reign
             and self.serving.active.issuperset(shards)
-            and (session is None or (record is None and status_of_unknown(session, batch) == wire.OK))
+            and record is None
+            and unknown == wire.OK
             and len(self.serving.held) < HELD_LIMIT
             and not any(stream.full for stream in local.outgoing.values())
         )
         if whole:
             chosen: Sequence[int] | None = None
         else:
-            chosen = self._choose(held, header, session, record, batch, indices, op)
+            chosen = self._choose(held, header, record, unknown, indices, op)
             if len(chosen) == count:
                 chosen = None
         waits: dict[Group, int] = {}
@@ -107,31 +109,47 @@ class Requests:
             held.values = [entry[1] for entry in entries]
         else:
             self._each(waits, held, header.sender, batch, watermark, op, indices, keys, values, chosen)
-        if (self.serving.unsettled) and (op != wire.PUT or chosen is not None):
+        if session is not None and unknown == wire.OK:
+            session.record(batch).attempt = held.attempt
+        if self.serving.unsettled and (op != wire.PUT or chosen is not None):
             self._depend(waits, held)
         self.serving.hold(held, waits)
 
+    def _admit(self, client: int, batch: int, watermark: int, attempt: int) -> tuple[Session | None, int]:
+        """The client's session, and why an operation that it does not know is not executed, or OK (SAFETY 24).
+
+        A duplicate of a try that was answered is executed no more than what was answered: its refusals were definite.
+        """
+        sessions = self.local.sessions
+        if not sessions.has_room(client):
+            return None, wire.BUSY
+        session = sessions.open(client, watermark, self.local.now_ms)
+        record = session.records.get(batch)
+        if record is not None and attempt <= record.attempt:
+            self.local.fired["duplicate requests"] += 1
+            return session, wire.NOT_READY
+        return session, status_of_unknown(session, batch)
+
     def _choose(
-        self, held: Held, header: wire.Header, session: Session | None, record: Record | None, batch: int,
-        indices: Any, op: int,
-    ) -> list[int]:  # fmt: skip
+        self, held: Held, header: wire.Header, record: Record | None, unknown: int, indices: Any, op: int
+    ) -> list[int]:
         """Positions that may be executed; the others get their status, or the result of an earlier try."""
         held.versions = [0] * len(held.shards)
         full = {peer for peer, stream in self.local.outgoing.items() if stream.full}
         chosen = []
         for position, shard in enumerate(held.shards):
             status = self._refusal(shard, header.map_version, full, op)
-            if status == wire.OK and session is not None:
+            if status == wire.OK and record is not None:
                 index = position if indices is None else indices[position]
-                if record is not None and (found := record.version(index)) is not None:
+                if (found := record.version(index)) is not None:
                     self.local.fired["retries found"] += 1
                     held.versions[position] = found
                     continue
-                if record is not None and index in record.misses:
+                if index in record.misses:
                     held.versions[position] = record.misses[index]
                     held.set_status(position, wire.MISSING)
                     continue
-                status = status_of_unknown(session, batch)
+            status = status or unknown
             if status == wire.OK:
                 chosen.append(position)
             else:
@@ -236,9 +254,21 @@ class Requests:
                         waits[group] = counter
 
 
+def check_identity(request: Any, attempt: Any, batch: Any, watermark: Any, deadline_ms: Any) -> None:
+    """Raise `Malformed` unless these are numbers that every replica can send on and every reply can return."""
+    for number in (request, attempt, batch, watermark):
+        if type(number) is not int or not 0 <= number < 2**63:
+            raise Malformed("request, attempt, batch and watermark are numbers from 0 to 2**63 - 1")
+    if type(deadline_ms) not in (int, float) or deadline_ms != deadline_ms:
+        raise Malformed("the deadline is no number")
+
+
 def check_request(settings: ClusterSettings, op: Any, indices: Any, shards: list[int], keys: Any, values: Any) -> None:
     """Raise `Malformed` for what could harm others. Costs a C-level pass over the keys, not a look at each."""
     count = len(shards)
+    if type(keys) is not list or (op == wire.PUT and type(values) is not list):
+        # Other sequences could be applied here, and then not be split by replica set.
+        raise Malformed("keys and values are lists")
     if not 0 < count <= OPS_LIMIT or len(keys) != count or (indices is not None and len(indices) != count):
         raise Malformed("columns of different length, or none, or too many")
     if op not in wire.OPERATIONS:

@@ -113,12 +113,13 @@ class Roster:
         for other in list(self.members.values()):
             if other.state == DEAD or other.endpoint != joining.endpoint:
                 continue
+            if self._detector.is_speaking(other.boot):
+                # A JOIN may be older than the member it contradicts: it proves something once the member is silent.
+                self._said.append(Probe(other.boot, other.endpoint))
+                raise Refusal(wire.BAD_REQUEST, f"{label(other)} still speaks from {other.endpoint}")
             if body.get("bound") is True:
+                # An endpoint that is only advertised proves nothing: one process can have *bound* a port (SAFETY 32).
                 self.bury(other.boot, f"a new process, {boot:016x}, listens on its endpoint")
-            elif self._detector.is_speaking(other.boot):
-                # An advertised endpoint proves nothing: only one process can have *bound* a port (SAFETY 32).
-                text = f"{label(other)} is reached at {other.endpoint}; advertise another endpoint"
-                raise Refusal(wire.BAD_REQUEST, text)
         for other in list(self.members.values()):
             if other.name != joining.name or other.state != UP:
                 continue

@@ -6,6 +6,7 @@ active shards are served, and entries are made only for them.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from operator import itemgetter, or_
@@ -76,13 +77,8 @@ class Serving:
         if held.values is not None:
             self.local.fired["held reads"] += 1
         for group, counter in waits.items():
-            waiters = group.waiters
-            if waiters and waiters[-1][0] > counter:
-                # A read may depend on less than what already waits: kept in order, so that the queue pops from its
-                # head.
-                group.waiters = type(waiters)(sorted([*waiters, (counter, held)], key=itemgetter(0)))
-            else:
-                waiters.append((counter, held))
+            # In counter order, so that commits pop from the head. A read may depend on less than what waits already.
+            insort(group.waiters, (counter, held), key=itemgetter(0))
 
     def _finish(self, held: Held) -> None:
         """Send a reply whose versions are all committed, if leases and epochs still stand (SAFETY 5)."""

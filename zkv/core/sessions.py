@@ -26,13 +26,16 @@ SESSIONS_LIMIT: Final = 100_000
 class Record:
     """What became of the operations of one batch, as far as this replica saw them."""
 
-    __slots__ = ("_found", "misses", "parts")
+    __slots__ = ("_found", "attempt", "misses", "parts")
 
     def __init__(self) -> None:
         self.parts: list[tuple[Sequence[int] | None, Sequence[int]]] = []
         """(indices or None for 0…n-1, versions) of every replicated part of the batch."""
         self.misses: dict[int, int] = {}
         """Deletes that met nothing: index -> version of the answer. Known to the primary that gave it only."""
+        self.attempt = 0
+        """Newest try of the batch that this node answered as a primary: what a try was refused, a duplicate of it must
+        not do (SAFETY 25)."""
         self._found: dict[int, int] | None = None
 
     def add(self, indices: Sequence[int] | None, versions: Sequence[int]) -> None:
@@ -59,6 +62,13 @@ class Session:
         """The client's lowest outstanding batch: below it nothing is executed."""
         self.records: dict[int, Record] = {}
         self.seen_ms = 0.0
+
+    def record(self, batch: int) -> Record:
+        """The record of `batch`, made if need be."""
+        record = self.records.get(batch)
+        if record is None:
+            record = self.records[batch] = Record()
+        return record
 
     def advance(self, watermark: int) -> None:
         """Forget what the client can no longer ask about."""
@@ -116,10 +126,7 @@ class Sessions:
         session = self.open(client, watermark, now_ms)
         if batch < session.watermark:
             return
-        record = session.records.get(batch)
-        if record is None:
-            record = session.records[batch] = Record()
-        record.add(indices, versions)
+        session.record(batch).add(indices, versions)
 
     def expire(self, now_ms: float) -> None:
         """Forget clients that have been silent for `ttl_ms`."""

@@ -117,7 +117,7 @@ class ShardMap:
                 {member.boot: member for member in _members_in(members)},
                 tuple(_shards_in(*columns)),
             )
-        except (TypeError, ValueError, IndexError) as error:
+        except (TypeError, ValueError, IndexError, OverflowError) as error:
             raise Malformed(f"a shard map does not parse: {error}") from error
 
 
@@ -154,7 +154,7 @@ class Delta:
             return cls(
                 int(cluster), int(base), int(version), shards, tuple(_members_in(members)), tuple(map(int, removed))
             )
-        except (TypeError, ValueError, IndexError) as error:
+        except (TypeError, ValueError, IndexError, OverflowError) as error:
             raise Malformed(f"a map delta does not parse: {error}") from error
 
 

@@ -11,6 +11,7 @@ carried it could be lost and the next, cumulative, would cover the refused entry
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import Final
 
 WINDOW_BATCHES: Final = 4096
@@ -29,7 +30,8 @@ class OutStream:
     """The sending end. Keeps every batch until the peer acknowledged it."""
 
     __slots__ = (
-        "acked", "bytes", "committed", "interval_ms", "last_seq", "progress_ms", "resent_ms", "unacked", "uncommitted",
+        "acked", "bytes", "committed", "interval_ms", "last_seq", "progress_ms", "resend_upto", "resent_ms",
+        "resent_seq", "unacked", "uncommitted",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -41,6 +43,10 @@ class OutStream:
         """When the peer last moved on, or when the stream last began to wait."""
         self.interval_ms = RESEND_MS
         self.resent_ms = float("-inf")
+        self.resent_seq = 0
+        """The newest batch that was sent again."""
+        self.resend_upto = 0
+        """What had been sent when a loss was last noticed: up to here everything may have to be sent again."""
         self.uncommitted: deque[int] = deque()
         """Sequence numbers of batches whose group has not committed them, oldest first."""
         self.committed = 0
@@ -93,18 +99,30 @@ class OutStream:
         if not self.unacked or now_ms - self.progress_ms < self.interval_ms:
             return []
         self.interval_ms = min(2 * self.interval_ms, RESEND_MAX_MS)
-        return self.resend(now_ms)
+        return self._resend_from_start(now_ms)
 
     def fill_gap(self, now_ms: float) -> list[bytes]:
         """The batches to send again because the peer met a gap: at once, but not once for each batch behind the gap."""
         if not self.unacked or now_ms - self.resent_ms < GAP_MS:
             return []
-        return self.resend(now_ms)
+        return self._resend_from_start(now_ms)
 
-    def resend(self, now_ms: float) -> list[bytes]:
+    def catch_up(self, now_ms: float) -> list[bytes]:
+        """The next batches of a re-send, once the peer has acknowledged those before: a whole window may be lost."""
+        if not self.unacked or not self.resent_seq <= self.acked < self.resend_upto:
+            return []
+        return self._resend(now_ms)
+
+    def _resend_from_start(self, now_ms: float) -> list[bytes]:
+        self.resend_upto = self.last_seq
+        return self._resend(now_ms)
+
+    def _resend(self, now_ms: float) -> list[bytes]:
         """The oldest unacknowledged batches."""
         self.progress_ms = self.resent_ms = now_ms
-        return [frame for _, frame in list(self.unacked)[:RESEND_BATCHES]]
+        again = list(islice(self.unacked, RESEND_BATCHES))
+        self.resent_seq = again[-1][0]
+        return [frame for _, frame in again]
 
 
 class InStream:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any, Final
 
 from zkv.core import wire
@@ -32,6 +33,8 @@ from zkv.core.store import Row
 
 ASK_MS: Final = 50.0
 """Interval at which unanswered questions are asked again."""
+REPORT_LIMIT: Final = 8192
+"""Activations of one report: the manager takes no fragments."""
 REPORT_MS: Final = 200.0
 """Interval at which activations are reported again until the manager has acknowledged them."""
 
@@ -255,7 +258,7 @@ class Takeovers:
             self._notices.clear()
         if self.unreported and local.now_ms - self._reported_ms >= REPORT_MS:
             self._reported_ms = local.now_ms
-            shards = list(self.unreported)
+            shards = list(islice(self.unreported, REPORT_LIMIT))
             local.send(MANAGER, wire.ACTIVE, [wire.pack_u64(shards), wire.pack_u64(self.unreported[s] for s in shards)])
 
     def reported(self, shards: Iterable[int], epochs: Iterable[int]) -> None:
@@ -263,6 +266,7 @@ class Takeovers:
         for shard, epoch in zip(shards, epochs, strict=True):
             if self.unreported.get(shard) == epoch:
                 del self.unreported[shard]
+                self._reported_ms = float("-inf")  # there may be more than one report holds
 
     def report_again(self) -> None:
         """A new incarnation of the manager: it may have forgotten what was reported."""
@@ -274,7 +278,7 @@ class Takeovers:
         if self.running:
             wake(self._asked_ms + ASK_MS)
             for takeover in self.running.values():
-                if takeover.wait:
+                if takeover.wait and takeover.wait_until_ms > self.local.now_ms:
                     wake(takeover.wait_until_ms)
         if self.unreported:
             wake(self._reported_ms + REPORT_MS)

@@ -114,6 +114,12 @@ class Malformed(ValueError):
     """A frame that does not parse. The peer's error, never ours: the frame is dropped or refused."""
 
 
+UNPARSABLE: Final[tuple[type[Exception], ...]] = (
+    Malformed, TypeError, ValueError, KeyError, IndexError, OverflowError,
+)  # fmt: skip
+"""What reading a peer's frame may raise. Our own mistakes are AssertionErrors, and end the process."""
+
+
 class Header(NamedTuple):
     """The decoded fixed header of a frame."""
 
@@ -163,7 +169,7 @@ def decode_body(frame: bytes, offset: int = HEADER.size) -> Any:
             max_map_len=size,
             max_ext_len=size,
         )
-    except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
+    except (TypeError, ValueError, OverflowError, msgpack.exceptions.UnpackException, RecursionError) as error:
         raise Malformed(f"the body does not parse: {error}") from error
 
 

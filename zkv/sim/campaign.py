@@ -14,6 +14,7 @@ from zkv.core import wire
 from zkv.core.settings import ClusterSettings
 from zkv.sim.history import Violation
 from zkv.sim.processes import MANAGER_PID, ClientProcess
+from zkv.sim.restless import limits
 from zkv.sim.world import World
 
 FORM_MS: Final = 3000.0
@@ -39,6 +40,8 @@ class Campaign:
             timeout_limit_ms=4000,
         )
         self.world = world_class(seed, settings)
+        if rng.random() < 0.4:
+            self.world.make_restless(rng.choice((0.005, 0.02, 0.1)), rng.choice((0.0, 0.02, 0.1)))
         self.world.supervised = rng.random() < 0.7
         self.world.network.drop = rng.choice((0.0, 0.0, 0.002, 0.02))
         self.world.network.duplicate = rng.choice((0.0, 0.005, 0.02))
@@ -52,6 +55,10 @@ class Campaign:
 
     def run(self, storm_ms: float = 6000.0) -> World:
         """The whole run. Raises `Violation` or AssertionError where a promise or an invariant is broken."""
+        with limits(self.rng):
+            return self._run(storm_ms)
+
+    def _run(self, storm_ms: float) -> World:
         world = self.world
         self._form()
         for number in range(self.rng.choice((2, 3, 4))):
@@ -247,6 +254,7 @@ class Campaign:
         self.storm = False
         world.network.heal()
         world.network.drop = world.network.duplicate = 0.0
+        world.make_restless(0.0, 0.0)
         world.manager.crash_in_effects = False
         for process in list(world.processes.values()):
             process.resume()

@@ -215,6 +215,19 @@ def rule_24_sessions_not_replicated(patch: Patch) -> None:
 
 
 @plant
+def rule_24_record_blanked(patch: Patch) -> None:
+    """A demoted primary blanks out a held reply, whose columns are the session's own record."""
+
+    def demote(self: Held, shards: set[int]) -> None:
+        for position, shard in enumerate(self.shards):
+            if shard in shards and (self.statuses is None or self.statuses[position] in (wire.OK, wire.MISSING)):
+                self.set_status(position, wire.MAYBE)
+        self.blocked -= shards
+
+    patch.set(Held, "demote", demote)
+
+
+@plant
 def rule_24_watermark_ignored(patch: Patch) -> None:
     """Operations below the watermark are executed: late tries of finished batches among them."""
 

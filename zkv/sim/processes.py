@@ -14,7 +14,6 @@ from zkv.core.calls import Call, Failure
 from zkv.core.client import ClientCore
 from zkv.core.effects import Persist, Probe, Publish, Send, applied
 from zkv.core.local import MANAGER, PUBLISH
-from zkv.core.manager import Manager
 from zkv.core.node import Node
 
 if TYPE_CHECKING:
@@ -133,9 +132,10 @@ class ManagerProcess(Process):
         super().__init__(world, MANAGER_PID)
         boot = world.rng.randrange(2**32, 2**63)
         stored = world.disk
-        self.core: Manager = world.manager_class(
+        self.core = world.manager_class(
             world.settings, boot, "heartbeats", f"maps#{boot}", stored, world.cluster, self.now_ms()
         )
+        self.core.restlessness, self.core.drops = world.restlessness
         self.probes: list[tuple[int, bool]] = []
         self.crash_in_effects = False
         """Die between two effects of the next step that changes the map (SAFETY 1, 30)."""

@@ -19,13 +19,13 @@ from zkv.core.calls import Call
 from zkv.core.client import ClientCore
 from zkv.core.effects import Stored
 from zkv.core.local import MANAGER, PUBLISH
-from zkv.core.manager import Manager
 from zkv.core.node import Node
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import ShardMap, shard_of
 from zkv.sim.history import NOT_DONE, OK, UNKNOWN, History, Operation, Violation
 from zkv.sim.network import Clockwork, Network
 from zkv.sim.processes import MANAGER_PID, ClientProcess, ManagerProcess, NodeProcess, Process
+from zkv.sim.restless import RestlessManager
 
 PROOF_MS: Final = (1.0, 30.0)
 """How soon a supervisor reports a child that it reaped."""
@@ -36,7 +36,7 @@ class World:
     """One simulated cluster. Replace the classes to plant a bug."""
 
     node_class: type[Node] = Node
-    manager_class: type[Manager] = Manager
+    manager_class: type[RestlessManager] = RestlessManager
     client_class: type[ClientCore] = ClientCore
 
     def __init__(self, seed: int, settings: ClusterSettings, *, drift: float | None = None) -> None:
@@ -58,6 +58,8 @@ class World:
         self.fired: Counter[str] = Counter()
         self.supervised = True
         """Whether dead nodes are reported as such; otherwise only probes and silence tell."""
+        self.restlessness = (0.0, 0.0)
+        """How often the manager changes the map for no reason, and how often such a change drops a member."""
         self._map_seen = ShardMap.empty()
         self.manager = self.start_manager()
         for number in range(settings.nodes):
@@ -70,6 +72,11 @@ class World:
         self.manager = ManagerProcess(self)
         self.processes[MANAGER_PID] = self.manager
         return self.manager
+
+    def make_restless(self, restlessness: float, drops: float) -> None:
+        """Have this and every later manager change the map at random, with these probabilities."""
+        self.restlessness = restlessness, drops
+        self.manager.core.restlessness, self.manager.core.drops = self.restlessness
 
     def crash_manager(self) -> None:
         """The manager's process ends; the disk stays."""

@@ -1,0 +1,164 @@
+"""A node takes whatever arrives: frames that do not parse, that lie about their types, or that came to the wrong door.
+
+`Node.step` must never raise on account of a frame, and no frame of a stranger may change what the node holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tests.scenario.bench import S2, Bench, S, T
+from tests.scenario.parts import CLUSTER, LOW, Frame
+from tests.unit.frames import BODIES
+from zkv.core import wire
+from zkv.core.shardmap import shard_of
+
+KINDS = sorted(wire.KIND_NAMES)
+KINDS = [kind for kind in KINDS if kind >= wire.BATCH or kind < wire.GET + 50]
+
+
+@pytest.fixture(scope="module")
+def formed() -> Bench:
+    """A cluster that hypothesis sends its frames to: each must leave it as healthy as it was."""
+    return Bench(s="PB", t="PC")
+
+
+def check_health(bench: Bench) -> None:
+    """The node under fire still serves, reads and writes, both shards."""
+    bench.advance(30)
+    write = bench.put("P", [S, T], ["healthy", "too"], client="h")
+    bench.advance(30)
+    assert write.status == "OK"
+    assert bench.get("P", [S, T], client="h").results == ["healthy", "too"]
+
+
+def request(**changes: Any) -> bytes:
+    """A REQUEST of client x to P, correct but for `changes`."""
+    fields: dict[str, Any] = {
+        "request": 10**6, "attempt": 1, "batch": 1, "watermark": 0, "deadline_ms": 1e300, "op": wire.PUT,
+        "indices": None, "shards": wire.pack_u16([shard_of(S2, 2)]), "keys": [S2], "values": ["v"],
+    }  # fmt: skip
+    body = [*(fields | changes).values()]
+    return wire.encode(wire.REQUEST, CLUSTER, LOW + ord("x"), 0, 1, body)
+
+
+def statuses(bench: Bench, frame: bytes, at: str = "P") -> Iterator[str]:
+    """The kinds of what a frame of a stranger is answered with."""
+    before = len(bench.trace)
+    answers = bench.hold(at, "q")
+    bench.replay(Frame("q", at, b"q", frame))
+    assert answers.held is not None
+    held, answers.held = answers.held, []
+    bench.heal(answers)
+    assert len(bench.trace) >= before
+    return iter([frame.kind for frame in held])
+
+
+# --- frames that do not parse ----------------------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=80))
+@example(b"")
+@example(b"zk\x01\x16" + bytes(31))
+def test_noise_is_dropped(formed: Bench, frame: bytes) -> None:
+    assert list(statuses(formed, frame)) == []
+
+
+@given(st.sampled_from(KINDS), st.binary(max_size=60))
+@example(wire.REQUEST, b"\x81\x90\x01")
+@example(wire.BATCH, b"")
+@example(wire.HELLO, b"\x91" * 600 + b"\x01")
+@example(wire.LEASE, b"\x92" + b"\x91" * 600 + b"\x01\x01")
+def test_a_header_before_noise_is_dropped(formed: Bench, kind: int, body: bytes) -> None:
+    for sender in (LOW + ord("q"), formed.boot("B")):
+        header = wire.encode_header(kind, CLUSTER, sender, formed.boot("P"), 1)
+        list(statuses(formed, header + body))
+    check_health(formed)
+
+
+# --- frames that parse, and say something strange --------------------------------------------------------------------
+
+
+@given(st.sampled_from([kind for kind in KINDS if kind not in (wire.WELCOME, wire.MAP, wire.MAP_DELTA)]), BODIES)
+def test_a_body_of_anything_from_a_stranger_does_no_harm(formed: Bench, kind: int, body: Any) -> None:
+    frame = wire.encode(kind, CLUSTER, LOW + ord("q"), 0, 1, body)
+    list(statuses(formed, frame))
+    check_health(formed)
+
+
+FIELDS = ["request", "attempt", "batch", "watermark", "deadline_ms", "op", "indices", "shards", "keys", "values"]
+
+
+@given(st.sampled_from(FIELDS), BODIES)
+@example("batch", float("inf"))
+@example("watermark", float("inf"))
+@example("batch", "9" * 30)
+@example("watermark", "9" * 30)
+@example("batch", -(2**63))
+@example("deadline_ms", float("nan"))
+@example("keys", {S2: 1})
+@example("values", {"v": 1})
+@example("values", "v")
+@example("values", [[["list"]]])
+@example("indices", wire.pack_u16([65535]))
+@example("shards", wire.pack_u16([9]))
+@example("op", True)
+def test_a_request_with_one_strange_column_does_no_harm(formed: Bench, name: str, value: Any) -> None:
+    bench = formed
+    kinds = list(statuses(bench, request(**{name: value, "deadline_ms": bench.clock_ms("P") + 100} | {name: value})))
+    assert kinds in ([], ["REPLY"], ["REFUSED"])
+    check_health(bench)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("batch", float("inf")), ("batch", "9" * 30), ("watermark", "9" * 30), ("request", [1]), ("attempt", None)],
+)
+def test_an_identity_that_is_no_number_is_refused(name: str, value: Any) -> None:
+    bench = Bench(s="PB", t="PC")
+    frame = request(**{"deadline_ms": bench.clock_ms("P") + 100, name: value})
+    assert set(statuses(bench, frame)) <= {"REFUSED"}
+    assert bench.held_by("P", S2) is None
+    check_health(bench)
+
+
+@pytest.mark.parametrize("values", [{"v": 1, "w": 2}, "vw"])
+def test_values_that_are_no_list_are_refused_before_anything_is_applied(values: Any) -> None:
+    """Halfway through they could only be applied here, and replicated to some of the sets."""
+    bench = Bench(s="PB", t="PC")
+    columns = {"shards": wire.pack_u16([0, 1]), "keys": [S, T], "values": values}
+    frame = request(deadline_ms=bench.clock_ms("P") + 100, **columns)
+    assert list(statuses(bench, frame)) == ["REFUSED"]
+    assert bench.held_by("P", S) is bench.held_by("P", T) is None
+    check_health(bench)
+
+
+# --- frames at the wrong door ----------------------------------------------------------------------------------------
+
+
+def test_a_frame_of_another_cluster_is_refused() -> None:
+    bench = Bench(s="PB", t="PC")
+    frame = wire.encode(wire.LEASE, CLUSTER + 1, bench.boot("B"), 0, 9, [1, 0])
+    assert list(statuses(bench, frame)) == ["REFUSED"]
+    assert bench.node("P").local.given.granted_ms(bench.boot("B")) == float("-inf")
+
+
+def test_a_refusal_is_never_refused() -> None:
+    """Otherwise two nodes of different clusters, one on the other's former port, would refuse each other for ever."""
+    bench = Bench(s="PB", t="PC")
+    for cluster, target in ((CLUSTER + 1, 0), (CLUSTER, 12345)):
+        frame = wire.encode(wire.REFUSED, cluster, bench.boot("B"), target, 1, [0, wire.WRONG_CLUSTER, "not here"])
+        assert list(statuses(bench, frame)) == []
+
+
+def test_a_refused_request_is_told_by_its_number() -> None:
+    bench = Bench(s="PB", t="PC")
+    ask = bench.put("P", "k" * 5000, "v")
+    assert ask.status == "REFUSED"
+    assert bench.put("P", S2, None).status == "REFUSED"
+    assert bench.put("P", [S2, S], ["one"]).status == "REFUSED"

@@ -1,0 +1,71 @@
+"""A manager that changes the map for no reason, and limits so small that they are met.
+
+Deaths alone only ever shrink a set. Every change that rule 1 allows may come in any order: primaries that move and come
+back while the old one stays in the set, members dropped while they live, several changes before anybody has activated.
+The next issues will make such changes for good reasons; the members must stand them today.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from zkv.core import client, fragments, node, streams
+from zkv.core.manager import Manager
+from zkv.core.reconfigure import wait_list
+from zkv.core.roster import Verdict
+from zkv.core.shardmap import UP, Delta, Shard
+
+
+class RestlessManager(Manager):
+    """Makes legal epoch changes at random: rotates primaries, drops members."""
+
+    restlessness = 0.0
+    """Probability of a change in one step."""
+    drops = 0.0
+    """Probability that a change of a shard drops a member."""
+
+    def _next_delta(self, verdict: Verdict) -> Delta | None:
+        delta = super()._next_delta(verdict)
+        old = self.map
+        if delta is not None or not self.restlessness or not old.version or self._outdated:
+            return delta
+        if not hasattr(self, "_whims"):
+            self._whims = random.Random(self.boot)
+        if self._whims.random() >= self.restlessness:
+            return None
+        version = old.version + 1
+        changed = {}
+        for number, shard in enumerate(old.shards):
+            if self._whims.random() < 0.5 or any(old.members[boot].state != UP for boot in shard.replicas):
+                continue
+            replicas = list(shard.replicas)
+            if self._whims.random() < 0.7:
+                self._whims.shuffle(replicas)
+            if len(replicas) > 1 and self._whims.random() < self.drops:
+                replicas.pop(self._whims.randrange(len(replicas)))
+            wait = wait_list(shard, replicas, old.members, self._active[number] == shard.epoch)
+            changed[number] = Shard(shard.epoch + 1, version, tuple(replicas), (), wait)
+        return Delta(old.cluster, old.version, version, changed) if changed else None
+
+
+@contextmanager
+def limits(rng: random.Random) -> Iterator[None]:
+    """Run with limits drawn from `rng`: often the usual ones, sometimes tiny."""
+    chosen: list[tuple[Any, str, Any]] = [
+        (streams, "WINDOW_BATCHES", rng.choice((3, 4096, 4096))),
+        (streams, "RESEND_BATCHES", rng.choice((1, 64))),
+        (fragments, "FRAGMENT_BYTES", rng.choice((400, 256 * 1024, 256 * 1024))),
+        (client, "BATCH_OPS", rng.choice((2, 1024))),
+        (node, "STASH_LIMIT", rng.choice((2, 1024))),
+    ]
+    former = [(module, name, getattr(module, name)) for module, name, _ in chosen]
+    for module, name, value in chosen:
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for module, name, value in former:
+            setattr(module, name, value)
