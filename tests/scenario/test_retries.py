@@ -122,6 +122,40 @@ def test_rule_24_one_batch_may_hit_and_miss() -> None:
     assert bench.get("P", [S, S2]).results == ["new", "new"]
 
 
+def test_rule_24_a_primary_that_answered_maybe_remembers_the_result() -> None:
+    bench = Bench(s="PBC", t="BPC")
+    bench.drop("C", "P", "ACK")
+    first = bench.put("P", [S, S2], ["one", "two"])
+    bench.change(s="BPC")
+    assert first.status == "MAYBE"
+    bench.faults.clear()
+    bench.advance(50)
+    bench.change(s="PBC")  # and back
+    bench.advance(50)
+    retry = bench.again(first, "P")
+    assert retry.status == "OK"
+    assert retry.versions == bench.get("P", [S, S2]).versions
+    assert [wire.epoch_of(version) for version in retry.versions] == [1, 1]
+
+
+def test_rule_25_a_duplicate_of_a_try_that_was_refused_does_nothing() -> None:
+    bench = Bench(s="PB", t="PB")
+    requests = bench.hold("x", "P", "REQUEST")
+    grants = bench.drop("B", "P", "GRANT")
+    bench.advance(700)
+    refused = bench.put("P", S, "one")
+    assert requests.held
+    frame = requests.held[0]
+    bench.heal(requests)
+    assert refused.status == "NOT_READY", "which the client may take for certain"
+    bench.heal(grants)
+    bench.advance(50)
+    bench.replay(frame)
+    bench.advance(50)
+    assert bench.held_by("P", S) is None
+    assert bench.again(refused, "P").status == "OK", "the next try is another matter"
+
+
 def test_rule_24_sessions_outlive_every_deadline() -> None:
     bench = Bench(s="PB", t="PB", session_ttl_ms=1000, timeout_limit_ms=400)
     first = bench.put("P", S, "one", client="x", timeout_ms=800)

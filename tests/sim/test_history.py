@@ -8,7 +8,6 @@ import pytest
 
 from zkv.sim.history import NOT_DONE, OK, UNKNOWN, History, Operation, Violation
 
-
 Row = tuple[str, Any, int | None, float, float, str]
 """(kind, value, version, start, end, outcome) of one operation on the one key."""
 

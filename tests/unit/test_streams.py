@@ -62,7 +62,23 @@ def test_one_resend_is_bounded_and_starts_at_the_oldest() -> None:
     stream = OutStream()
     for number in range(RESEND_BATCHES + 10):
         push(stream, frame=b"%d" % number)
-    assert stream.resend(0.0) == [b"%d" % number for number in range(RESEND_BATCHES)]
+    assert stream.fill_gap(0.0) == [b"%d" % number for number in range(RESEND_BATCHES)]
+
+
+def test_a_lost_window_is_sent_again_as_fast_as_it_is_acknowledged() -> None:
+    stream = OutStream()
+    for number in range(2 * RESEND_BATCHES + 10):
+        push(stream, frame=b"%d" % number)
+    stream.fill_gap(0.0)
+    stream.acknowledge(RESEND_BATCHES - 1, 1.0)
+    assert stream.catch_up(1.0) == [], "the peer has yet to take what was sent"
+    stream.acknowledge(RESEND_BATCHES, 2.0)
+    assert stream.catch_up(2.0) == [b"%d" % number for number in range(RESEND_BATCHES, 2 * RESEND_BATCHES)]
+    stream.acknowledge(2 * RESEND_BATCHES, 3.0)
+    assert len(stream.catch_up(3.0)) == 10
+    stream.acknowledge(2 * RESEND_BATCHES + 10, 4.0)
+    push(stream)
+    assert stream.catch_up(5.0) == [], "a batch that was never lost is not sent twice"
 
 
 def test_a_full_window_says_so() -> None:

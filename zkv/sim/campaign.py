@@ -191,8 +191,8 @@ class Campaign:
         self._sever(links, self.rng.choice((900.0, 1300.0, 2500.0)))
 
     def _deafen(self) -> None:
-        """Some nodes miss the manager's broadcasts: they learn maps late, from others, and several at once."""
-        deaf = [process.pid for process in self.world.nodes.values() if self.rng.random() < 0.5]
+        """Some nodes and clients miss the manager's broadcasts: they learn maps late, from others, several at once."""
+        deaf = [pid for pid in self._pids() if pid != MANAGER_PID and self.rng.random() < 0.5]
         self._sever([(MANAGER_PID, pid) for pid in deaf], self.rng.choice((500.0, 1500.0, 3000.0)))
 
     def _quarrel(self) -> None:

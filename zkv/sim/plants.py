@@ -196,6 +196,7 @@ def rule_18_demotion_says_not_done(patch: Patch) -> None:
     """Held replies of a lost shard are answered "not done here"."""
 
     def demote(self: Held, shards: set[int]) -> None:
+        self.versions = list(self.versions)
         for position, shard in enumerate(self.shards):
             if shard in shards:
                 self.set_status(position, wire.MOVED)

@@ -30,7 +30,8 @@ class Process:
     def __init__(self, world: World, pid: str) -> None:
         self.world = world
         self.pid = pid
-        self.rate = world.rng.uniform(*world.clock_rates)
+        slowest, fastest = world.clock_rates
+        self.rate = world.rng.choice((slowest, fastest, world.rng.uniform(slowest, fastest)))
         self.offset_ms = world.rng.uniform(0.0, 1e6)
         self.born_ms = world.clockwork.now_ms
         self.inbox: list[tuple[Any, bytes]] = []

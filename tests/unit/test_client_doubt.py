@@ -1,0 +1,125 @@
+"""Rule 25 at the client: "not done" only when that is certain, and what it says when it gives up."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.client_talk import A, B, C, S, T, Talk, failure_of, map_of
+from zkv.core import wire
+from zkv.core.calls import Failure
+from zkv.core.client import BACKOFF_MAX_MS, TRY_MS
+from zkv.core.local import MANAGER
+from zkv.core.shardmap import DEAD, DOWN
+
+
+@pytest.mark.parametrize("status", sorted(wire.DEFINITE))
+def test_rule_25_a_write_that_was_only_ever_refused_is_not_done(status: int) -> None:
+    talk = Talk()
+    call = talk.put(S, timeout_ms=300)
+    refused = 0
+    for _ in range(60):
+        for request in talk.requests():
+            talk.reply(request, [0], [status])
+            refused += 1
+        talk.wait(5)
+    assert refused > 3
+    assert (failure_of(call).kind, failure_of(call).unknown) == (Failure.TIMED_OUT, False)
+
+
+@pytest.mark.parametrize("how", ["silence", "maybe", "expired", "node lost", "one refusal after silence"])
+def test_rule_25_a_write_that_may_have_been_done_is_unknown(how: str) -> None:
+    talk = Talk()
+    call = talk.put(S, timeout_ms=900)
+    request = talk.request()
+    match how:
+        case "maybe":
+            talk.reply(request, [0], [wire.MAYBE])
+        case "expired":
+            talk.reply(request, [0], [wire.EXPIRED])
+            assert call.done, "asking again would not help"
+        case "node lost":
+            talk.tell(map_of((B,), (B, C), 2, a=DEAD))
+        case "one refusal after silence":
+            talk.wait(TRY_MS)
+            talk.reply(talk.request(), [0], [wire.NOT_READY])
+    talk.wait(900)
+    for later in talk.requests():
+        talk.reply(later, [0], [wire.NOT_READY])
+    assert failure_of(call).unknown
+
+
+def test_rule_25_a_call_of_which_a_part_was_done_is_unknown() -> None:
+    talk = Talk()
+    call = talk.put(S, T, timeout_ms=300)
+    by_node = {request.to: request for request in talk.requests()}
+    talk.reply(by_node[A], [10])
+    talk.reply(by_node[B], [0], [wire.NOT_READY])
+    talk.wait(300)
+    assert failure_of(call).unknown
+
+
+def test_rule_25_a_refused_request_is_not_done_unless_another_part_was() -> None:
+    talk = Talk()
+    call = talk.put(S)
+    talk.refuse(talk.request(), wire.BAD_REQUEST)
+    assert (failure_of(call).kind, failure_of(call).unknown) == (Failure.REFUSED, False)
+    both = talk.put(S, T)
+    by_node = {request.to: request for request in talk.requests()}
+    talk.reply(by_node[A], [10])
+    talk.refuse(by_node[B], wire.BAD_REQUEST)
+    assert (failure_of(both).kind, failure_of(both).unknown) == (Failure.REFUSED, True)
+
+
+def test_rule_25_reads_are_never_in_doubt() -> None:
+    talk = Talk()
+    call = talk.call(wire.GET, [S], timeout_ms=100)
+    talk.wait(100)
+    assert not failure_of(call).unknown
+
+
+def test_rule_25_nothing_that_never_left_is_in_doubt() -> None:
+    talk = Talk(welcome=False)
+    call = talk.put(S, timeout_ms=100)
+    talk.wait(100)
+    assert (failure_of(call).kind, failure_of(call).unknown) == (Failure.UNREACHABLE, False)
+    talk.welcome()
+    call = talk.put(S, timeout_ms=100)
+    talk.wait(100)
+    assert (failure_of(call).kind, failure_of(call).unknown) == (Failure.NOT_FORMED, False)
+
+
+def test_a_call_waits_for_the_cluster_to_form() -> None:
+    talk = Talk(welcome=False)
+    call = talk.put(S)
+    assert talk.kinds(MANAGER) == ["HELLO"]
+    talk.welcome()
+    talk.tell(map_of((A,), (B,)))
+    talk.reply(talk.request(), [1])
+    assert call.results()[0] == [1]
+
+
+def test_keys_whose_every_copy_is_dead_are_lost_at_once() -> None:
+    talk = Talk()
+    call = talk.put(S)
+    talk.tell(map_of((A, B), (C,), 2, a=DEAD, b=DEAD))
+    assert failure_of(call).kind == Failure.UNAVAILABLE
+    assert (failure_of(call).shard, failure_of(call).unknown) == (0, True)
+
+
+def test_keys_whose_copies_are_only_silent_may_come_back() -> None:
+    talk = Talk()
+    call = talk.put(S, timeout_ms=700)
+    talk.tell(map_of((A,), (C,), 2, a=DOWN))
+    assert not call.done
+    talk.wait(700)
+    assert failure_of(call).kind == Failure.UNAVAILABLE
+
+
+def test_another_start_on_the_same_port_makes_it_ask_for_the_map() -> None:
+    talk = Talk()
+    call = talk.put(S)
+    talk.refuse(talk.request(), wire.WRONG_BOOT, sender=A + 99)
+    talk.tell(map_of((B,), (B, C), 2, a=DEAD))
+    talk.wait(BACKOFF_MAX_MS)
+    talk.reply(talk.request(), [5], map_version=2)
+    assert call.done
