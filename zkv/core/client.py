@@ -20,11 +20,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from zkv.core import wire
+from zkv.core import verdicts, wire
 from zkv.core.calls import Batch, Call, Failure, Link, Try, cut, picker
 from zkv.core.fragments import Fragments
 from zkv.core.local import MANAGER, Address
-from zkv.core.shardmap import DEAD, UP, Delta, ShardMap, shards_of
+from zkv.core.shardmap import UP, Delta, ShardMap, shards_of
+from zkv.core.verdicts import state_of
 from zkv.core.wire import Malformed
 
 BATCH_OPS: Final = 1024
@@ -138,7 +139,7 @@ class ClientCore:
     def _any_replica(self, shard: int) -> tuple[int, int]:
         """(boot id, operation) for a read that any in-sync replica may answer."""
         replicas = self.map.shards[shard].replicas
-        boot = self.rng.choice([boot for boot in replicas if self._state(boot) == UP] or replicas)
+        boot = self.rng.choice([boot for boot in replicas if state_of(self.map, boot) == UP] or replicas)
         return boot, wire.GET if boot == replicas[0] else wire.GET_ANY
 
     def _try(self, batch: Batch, indices: Sequence[int]) -> None:
@@ -250,17 +251,18 @@ class ClientCore:
 
     def _on_reply(self, source: Address, header: wire.Header, frame: bytes) -> None:
         request, _, node_ms, statuses, packed, values = wire.decode_body(frame)
+        versions = wire.unpack_u64(packed)
         link = self._links.get(header.sender)
-        current = link.tries.pop(request, None) if link else None
+        current = link.tries.get(request) if link else None
         if link is None or current is None:
             return
+        if len(versions) != len(current.indices):
+            raise Malformed("a reply of another length than its request")  # the try stays open, and in doubt
+        del link.tries[request]
         if statuses is not None and wire.LATE in statuses:
             link.offset_ms = None  # our estimate of its clock was too early: take this one
         link.hear_clock(current.sent_ms, node_ms, self._now_ms)
         batch = current.batch
-        versions = wire.unpack_u64(packed)
-        if len(versions) != len(current.indices):
-            raise Malformed("a reply of another length than its request")
         if batch.call.failure is not None:
             return
         if statuses is None and type(current.indices) is range and batch.left is None:
@@ -386,37 +388,13 @@ class ClientCore:
     def _expire_calls(self) -> None:
         for call in list(self._calls):
             if self._now_ms >= call.deadline_ms:
-                self._fail(call, self._verdict(call))
-
-    def _verdict(self, call: Call) -> Failure:
-        """What to tell the caller whose deadline passed (SAFETY 25)."""
-        unknown = self._in_doubt(call)
-        waited = f"after {(call.deadline_ms - call.started_ms) / 1000:g} s"
-        if call.unrouted is not None:
-            if self._greeted_ms is None:
-                return Failure(Failure.UNREACHABLE, f"no answer from the manager {waited}", unknown=False)
-            return Failure(Failure.NOT_FORMED, f"the cluster has not formed {waited}", unknown=False)
-        for batch in call.batches:
-            for index in batch.open():
-                if all(self._state(boot) != UP for boot in self.map.shards[batch.shards[index]].replicas):
-                    shard = batch.shards[index]
-                    text = f"no copy of shard {shard} is reachable {waited}"
-                    return Failure(Failure.UNAVAILABLE, text, unknown=unknown, shard=shard)
-        return Failure(Failure.TIMED_OUT, f"no answer {waited}", unknown=unknown)
+                greeted, unknown = self._greeted_ms is not None, self._in_doubt(call)
+                self._fail(call, verdicts.expired(call, self.map, greeted=greeted, unknown=unknown))
 
     def _in_doubt(self, call: Call) -> bool:
-        """Whether some write of the call may have been done without an answer: a try left, not definitely refused."""
+        """Whether some write of the call may have been done."""
         under_way = {attempt.batch for link in self._links.values() for attempt in link.tries.values()}
-        for batch in call.batches:
-            if batch.number and (batch.left is None or batch.left):
-                left = set(batch.open())
-                if batch in under_way or not left.isdisjoint(batch.doubt) or len(left) < len(batch.keys):
-                    return True
-        return any(batch.number and batch.left is not None and not batch.left for batch in call.batches)
-
-    def _state(self, boot: int) -> int:
-        member = self.map.members.get(boot)
-        return member.state if member else DEAD
+        return verdicts.in_doubt(call, under_way)
 
     def _fail(self, call: Call, failure: Failure) -> None:
         call.failure = failure
@@ -484,7 +462,7 @@ class ClientCore:
         self.map = new
         self._primaries = [shard.primary for shard in new.shards]
         for boot in list(self._links):
-            if self._state(boot) != UP:
+            if state_of(self.map, boot) != UP:
                 self._lose(boot)
             else:
                 self._reroute(boot)
@@ -492,8 +470,8 @@ class ClientCore:
         for call in list(self._calls):
             if call.unrouted is not None:
                 self._route(call)
-            else:
-                self._fail_lost(call)
+            elif (failure := verdicts.lost(call, new, unknown=self._in_doubt(call))) is not None:
+                self._fail(call, failure)
 
     def _reroute(self, boot: int) -> None:
         """Queued tries whose shards have another primary now go there; what is under way is answered by the node."""
@@ -509,13 +487,3 @@ class ClientCore:
             link.queue = [attempt for attempt in link.queue if attempt not in moved]
             for attempt in moved:
                 self._waiting.append((self._now_ms, attempt.batch, self._still_open(attempt)))
-
-    def _fail_lost(self, call: Call) -> None:
-        """Every copy of a shard is proven dead: waiting for the deadline would not bring it back."""
-        for batch in call.batches:
-            for index in batch.open():
-                shard = batch.shards[index]
-                if all(self._state(boot) == DEAD for boot in self.map.shards[shard].replicas):
-                    text = f"every node that held shard {shard} is dead; its keys are lost"
-                    self._fail(call, Failure(Failure.UNAVAILABLE, text, unknown=self._in_doubt(call), shard=shard))
-                    return
