@@ -21,15 +21,14 @@ help: ## Show the targets
 demo: $(STAMP) ## Start 5 nodes, write, kill a primary under load, read everything back
 	@$(PY) launch/demo.py
 
-test: lint ## Run ruff, mypy and all tests (about 5 minutes)
-	@$(PY) -m pytest $(PYTEST) tests
+test: lint ## Run ruff, mypy and all tests (about 3 minutes)
+	@ZKVTEST_FULL=1 $(PY) -m pytest $(PYTEST) tests
 
 traces: $(STAMP) ## Print the four traces: each command and what came back
 	@$(PY) launch/traces.py
 
 prove: $(STAMP) ## Simulate many more seeds than the tests do (SEEDS=5000 JOBS=2)
 	@$(PY) -m zkv.sim --first-seed 100000 --seeds $(SEEDS) --jobs $(JOBS)
-	@ZKVTEST_FULL=1 $(PY) -m pytest -m slow tests/process
 
 bench: $(STAMP) ## Measure throughput and interruptions, write results/
 	@$(PY) experiments/throughput.py
