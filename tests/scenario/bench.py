@@ -85,7 +85,7 @@ class Bench:
         """Start a node (N' is the second start of N), and welcome it."""
         boot = LOW + ord(pid[0]) + 256 * pid.count("'")
         self.boots[boot] = pid
-        self._add(pid, Node(pid[0], boot, f"tcp://{pid}:1", random.Random(boot)))
+        self._add(pid, Node(pid[0], boot, f"tcp://{pid}:1"))
         self._send(Frame("M", pid, MANAGER, self._welcome()))
         self.settle()
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.scenario.bench import S2, Bench, S, T
 
 LEASE_MS = 600
 WAIT_MS = 660
 
 
-def bench_with_readers(s: str = "PBC", t: str = "CPB", at: str = "B") -> Bench:
+EDGES = [{}, {"P": 1.1, "C": 1.1, "B": 1.0}, {"P": 1.0, "C": 1.1, "B": 1.0}, {"P": 1.1, "C": 1.0, "B": 1.0}]
+"""Clock rates at the edge of the margin: a reader whose lease lasts long, waited for by whose time flies."""
+
+
+def bench_with_readers(
+    s: str = "PBC", t: str = "CPB", at: str = "B", rates: dict[str, float] | None = None
+) -> Bench:
     """S holds "old", and `at` has read it under a lease; C's grants to P run out together with it."""
-    bench = Bench(s=s, t=t)
+    bench = Bench(s=s, t=t, rates=rates)
     bench.put("P", S, "old")
     for pid in at:
         bench.get_any(pid, S)
@@ -147,8 +155,9 @@ def test_rule_15_a_primary_that_stays_waits_for_the_read_leases_of_who_was_dropp
     assert bench.put("P", S, "new").status == "OK"
 
 
-def test_rule_15_no_backup_shows_the_past_of_a_set_that_dropped_it() -> None:
-    bench = bench_with_readers()
+@pytest.mark.parametrize("rates", EDGES)
+def test_rule_15_no_backup_shows_the_past_of_a_set_that_dropped_it(rates: dict[str, float]) -> None:
+    bench = bench_with_readers(rates=rates)
     for pid in "PC":
         bench.drop("B", pid)
         bench.drop(pid, "B")
@@ -173,8 +182,10 @@ def test_rule_15_an_acknowledgement_or_proof_ends_the_wait_for_a_reader() -> Non
         assert bench.put("P", S, "new").status == "OK"
 
 
-def test_rule_15_a_successor_waits_for_readers_that_the_former_primary_leased() -> None:
-    bench = bench_with_readers(s="PBC")
+@pytest.mark.parametrize("rates", EDGES)
+def test_rule_15_a_successor_waits_for_readers_that_the_former_primary_leased(rates: dict[str, float]) -> None:
+    """Schedule 8: a read lease with the clock rates at the edge of the margin."""
+    bench = bench_with_readers(rates=rates)
     bench.crash("P")
     bench.drop("B", "C")
     bench.drop("C", "B")

@@ -61,7 +61,7 @@ def conversation() -> list[Sent]:
     now_ms = 1000.0
     manager = Manager(settings, MANAGER_BOOT, "tcp://127.0.0.1:5551", "tcp://127.0.0.1:5552", None, CLUSTER, now_ms)
     nodes = {
-        boot: Node(name, boot, f"tcp://127.0.0.1:556{number}", random.Random(1))
+        boot: Node(name, boot, f"tcp://127.0.0.1:556{number}")
         for number, (boot, name) in enumerate(BOOTS.items(), start=1)
     }
     client = ClientCore(CLIENT, random.Random(1))

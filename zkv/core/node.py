@@ -7,7 +7,6 @@ questions leave, once each. `Node` dispatches frames, keeps the map and the time
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -44,13 +43,12 @@ class Node:
     """
 
     def __init__(
-        self, name: str, boot: int, endpoint: str, rng: random.Random, *, zone: str = "", weight: float = 1.0,
+        self, name: str, boot: int, endpoint: str, *, zone: str = "", weight: float = 1.0,
         bound: bool = True,
     ) -> None:  # fmt: skip
         self.boot = boot
         self.name = name
         self.contact = Contact({"name": name, "endpoint": endpoint, "zone": zone, "weight": weight, "bound": bound})
-        self.rng = rng
         self.next_wake_ms = 0.0
         self.peers: set[int] = set()
         """Members that back up a shard of which this node is primary."""

@@ -27,7 +27,7 @@ from zkv.core.wire import Malformed
 OPS_LIMIT: Final = 16_384
 """Operations of one request."""
 TURN_BYTES: Final = 4 * 1024 * 1024
-"""Requests after which a turn sends what it has, rather than one batch that is too long for any queue."""
+"""After so many bytes of requests a batch leaves before its turn ends: none must be too long for the queues."""
 
 
 class Requests:

@@ -49,7 +49,6 @@ class NodeHost:
             config.name,
             boot,
             self.endpoint,
-            random.Random(boot),
             zone=config.zone,
             weight=config.weight,
             bound=config.advertise is None,

@@ -107,7 +107,7 @@ class NodeProcess(Process):
         self.endpoint = f"tcp://{name}:{start}"
         self.crash_in_batches = False
         """Die in the middle of the next turn that sends several batches."""
-        self.core: Node = world.node_class(name, self.boot, self.endpoint, random.Random(self.boot))
+        self.core: Node = world.node_class(name, self.boot, self.endpoint)
         self.wake_in(0.0)
 
     def turn(self) -> None:
