@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from msgpack import ExtType
 
+from zkv.core import wire
+
 CLOCK_MS: Final = 10_000.0
 """How long an estimate of a node's clock is held against newer, worse ones."""
 
@@ -52,6 +54,43 @@ class Batch:
     def open(self) -> Sequence[int]:
         """Indices without a result."""
         return range(len(self.keys)) if self.left is None else sorted(self.left)
+
+    def is_latest(self, index: int, attempt: int) -> bool:
+        """Whether `attempt` is the newest try of this operation."""
+        return self.latest.get(index, 1) == attempt
+
+    def merge(
+        self, current: Try, sender: int, statuses: bytes, versions: Sequence[int], values: Sequence[Any] | None
+    ) -> list[int] | None:
+        """Take the results of one try, operation by operation (SAFETY 24, 25).
+
+        Returns the indices to be tried again, or None if the session has expired: then nothing can be learned any more.
+        """
+        if self.left is None:
+            count = len(self.keys)
+            self.left = set(range(count))
+            self.versions, self.values, self.statuses = [0] * count, [None] * count, [0] * count
+            self.sources = [0] * count
+        again: list[int] = []
+        for place, index in enumerate(current.indices):
+            if index not in self.left:
+                continue
+            status = statuses[place]
+            latest = self.is_latest(index, current.attempt)
+            # A failed condition counts only as the answer to the newest try: an older one may yet be overtaken.
+            if status == wire.OK or (status == wire.MISSING and latest):
+                self.left.discard(index)
+                self.versions[index], self.statuses[index], self.sources[index] = versions[place], status, sender
+                if values is not None:
+                    self.values[index] = values[place]
+                continue
+            if status not in wire.DEFINITE:
+                self.doubt.add(index)
+            if status == wire.EXPIRED:
+                return None
+            if latest:
+                again.append(index)
+        return again
 
 
 class Call:
@@ -125,6 +164,11 @@ class Try:
         self.attempt = attempt
         self.sent_ms = 0.0
         self.timeout_ms = 0.0
+
+    def still_open(self) -> list[int]:
+        """Indices that have no result and no newer try."""
+        left, is_latest = self.batch.left, self.batch.is_latest
+        return [index for index in self.indices if (left is None or index in left) and is_latest(index, self.attempt)]
 
 
 class Link:

@@ -269,47 +269,17 @@ class ClientCore:
             batch.versions, batch.values, batch.sources = versions, values or [], [header.sender]
             self._finish(batch)
             return
-        self._merge(header.sender, current, statuses or bytes(len(versions)), versions, values)
-        if header.map_version > self.map.version:
-            self._pull_map(source)
-
-    def _merge(self, sender: int, current: Try, statuses: bytes, versions: list[int], values: Any) -> None:
-        """Take results operation by operation; what was refused is tried again."""
-        batch = current.batch
-        if batch.left is None:
-            count = len(batch.keys)
-            batch.left = set(range(count))
-            batch.versions, batch.values, batch.statuses = [0] * count, [None] * count, [0] * count
-            batch.sources = [0] * count
-        again: list[int] = []
-        for place, index in enumerate(current.indices):
-            if index not in batch.left:
-                continue
-            status = statuses[place]
-            if status == wire.OK or (status == wire.MISSING and self._is_latest(current, index)):
-                batch.left.discard(index)
-                batch.versions[index], batch.statuses[index] = versions[place], status
-                batch.sources[index] = sender
-                if values is not None:
-                    batch.values[index] = values[place]
-                continue
-            if status not in wire.DEFINITE:
-                batch.doubt.add(index)
-            if status == wire.EXPIRED:
-                self._fail(batch.call, Failure(Failure.TIMED_OUT, "the session expired on the server", unknown=True))
-                return
-            if self._is_latest(current, index):
-                again.append(index)
-        if not batch.left:
+        again = batch.merge(current, header.sender, statuses or bytes(len(versions)), versions, values)
+        if again is None:
+            self._fail(batch.call, Failure(Failure.TIMED_OUT, "the session expired on the server", unknown=True))
+        elif not batch.left:
             self._finish(batch)
         elif again and current.op == wire.GET_ANY:
             self._waiting.append((self._now_ms, batch, again))  # to the primary, at once
         elif again:
             self._later(batch, again)
-
-    def _is_latest(self, current: Try, index: int) -> bool:
-        """A failed condition counts only as the answer to the latest try (SAFETY 24)."""
-        return current.batch.latest.get(index, 1) == current.attempt
+        if header.map_version > self.map.version:
+            self._pull_map(source)
 
     def _finish(self, batch: Batch) -> None:
         """All results of a batch are in."""
@@ -363,13 +333,7 @@ class ClientCore:
                     del link.tries[request]
                     self._doubt(attempt)
                     self._pull_map(MANAGER)
-                    self._waiting.append((self._now_ms, attempt.batch, self._still_open(attempt)))
-
-    def _still_open(self, attempt: Try) -> list[int]:
-        left = attempt.batch.left
-        return [
-            index for index in attempt.indices if (left is None or index in left) and self._is_latest(attempt, index)
-        ]
+                    self._waiting.append((self._now_ms, attempt.batch, attempt.still_open()))
 
     def _doubt(self, attempt: Try) -> None:
         """This try left and was not answered: it may have been, or may yet be, done."""
@@ -383,7 +347,7 @@ class ClientCore:
         for attempt in link.tries.values():
             self._doubt(attempt)
         for attempt in [*link.tries.values(), *link.queue]:
-            self._waiting.append((self._now_ms + pause_ms, attempt.batch, self._still_open(attempt)))
+            self._waiting.append((self._now_ms + pause_ms, attempt.batch, attempt.still_open()))
 
     def _expire_calls(self) -> None:
         for call in list(self._calls):
@@ -486,4 +450,4 @@ class ClientCore:
         if moved:
             link.queue = [attempt for attempt in link.queue if attempt not in moved]
             for attempt in moved:
-                self._waiting.append((self._now_ms, attempt.batch, self._still_open(attempt)))
+                self._waiting.append((self._now_ms, attempt.batch, attempt.still_open()))

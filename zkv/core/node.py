@@ -14,6 +14,7 @@ from zkv.core import wire
 from zkv.core.contact import Contact
 from zkv.core.following import Following
 from zkv.core.fragments import Fragments
+from zkv.core.invariants import check_node
 from zkv.core.local import MANAGER, PUBLISH, Address, Local
 from zkv.core.reading import Reading
 from zkv.core.requests import Requests
@@ -429,32 +430,6 @@ class Node:
     def _on_request(self, source: Address, header: wire.Header, frame: bytes) -> None:
         self.requests.handle(source, header, frame)
 
-    # --- invariants ------------------------------------------------------------------------------------------------
-
     def check_invariants(self) -> None:
-        """What must hold between steps; the simulator calls it after every event."""
-        local, serving, store = self.local, self.serving, self.local.store
-        shards = local.map.shards
-        for shard in serving.active:
-            entry = shards[shard]
-            assert entry.primary == self.boot, f"active for shard {shard}, which belongs to another primary"
-            assert self.takeovers.activated[shard] == entry.epoch, f"shard {shard} is active under an old epoch"
-            assert shard not in self.takeovers.running, f"shard {shard} is active and being taken over"
-            group = serving.group_of[shard]
-            assert group is not None and set(group.members) | {self.boot} == set(entry.replicas)
-            assert serving.bases[shard] == entry.epoch << wire.COUNTER_BITS
-        for shard, entry in enumerate(shards):
-            if self.boot in entry.replicas:
-                assert store.committed[shard] <= store.positions[shard], f"shard {shard}: committed beyond its position"
-                assert wire.epoch_of(store.positions[shard]) <= entry.epoch, (
-                    f"shard {shard}: an entry of a future epoch"
-                )
-            else:
-                assert not store.tables[shard], f"shard {shard} is held by a node outside its set"
-        for group in serving.groups.values():
-            assert group.shards and group.committed <= serving.counter
-            assert not group.parts and not group.wire, "a batch was left behind at the end of the turn"
-        for stream in local.outgoing.values():
-            assert stream.acked <= stream.last_seq and stream.committed <= stream.last_seq
-        for held in serving.held:
-            assert held.pending or held.blocked, "a reply is held for nothing"
+        """Raise AssertionError if something that must hold between steps does not; for the simulator and the tests."""
+        check_node(self)

@@ -242,7 +242,7 @@ def rule_24_watermark_ignored(patch: Patch) -> None:
 @plant
 def rule_24_any_miss_counts(patch: Patch) -> None:
     """A client takes "missing" from whichever of its tries says so."""
-    patch.set(ClientCore, "_is_latest", lambda self, current, index: True)
+    patch.set(Batch, "is_latest", lambda self, index, attempt: True)
 
     def forget(self: Requests, *rest: Any) -> None:
         """Nor does the primary remember it."""
