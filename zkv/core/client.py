@@ -56,7 +56,6 @@ class ClientCore:
         self.rng = rng
         self.map = ShardMap.empty()
         self.map_endpoint = ""
-        self.retries = 0
         self.next_wake_ms = 0.0
         self._now_ms = 0.0
         self._calls: dict[Call, None] = {}
@@ -149,7 +148,6 @@ class ClientCore:
             by_primary[self._primaries[batch.shards[index]]].append(index)
         op = wire.GET if batch.op == wire.GET_ANY else batch.op
         for primary, chosen in by_primary.items():
-            self.retries += 1
             self._queue(batch, primary, op, chosen)
 
     def _queue(self, batch: Batch, boot: int, op: int, indices: Sequence[int]) -> None:
@@ -219,12 +217,10 @@ class ClientCore:
 
     def _receive(self, source: Address, frame: bytes) -> None:
         try:
-            header = wire.decode_header(frame)
-            if header.kind in (wire.FRAGMENT, wire.FRAGMENT_ACK):
-                whole = self._fragments.incoming(source, header, frame, self._now_ms)
-                if whole is None:
-                    return
-                frame, header = whole, wire.decode_header(whole)
+            received = self._fragments.receive(source, frame, self._now_ms)
+            if received is None:
+                return
+            header, frame = received
             handler = self._handlers.get(header.kind)
             if handler is not None and (header.cluster == self.map.cluster or not self.map.cluster):
                 handler(source, header, frame)

@@ -172,11 +172,6 @@ class Following:
         """Refusals are repeated in *every* acknowledgement until the sender shows that it knows (SAFETY 6)."""
         return [(shard, first, epoch) for shard, (first, epoch) in stream.refused.items()]
 
-    def owe(self, sender: int, route: Address) -> None:
-        """Acknowledge `sender`'s stream at the end of this turn, though nothing came."""
-        if sender in self.local.incoming:
-            self._owed[sender] = route
-
     # --- a successor's questions -----------------------------------------------------------------------------------
 
     def tails(self, route: Address, header: wire.Header, shards: list[int], epochs: list[int]) -> None:

@@ -96,6 +96,17 @@ class Fragments:
             outbox.number, outbox.sent, outbox.acked, outbox.progress_ms = self._next(), 0, 0, now_ms
         del self._outboxes[to]
 
+    def receive(self, source: Address, frame: bytes, now_ms: float) -> tuple[wire.Header, bytes] | None:
+        """(header, frame) of what arrived: a frame as it is, a long one with its last piece, None for what is neither.
+
+        Raises `Malformed`.
+        """
+        header = wire.decode_header(frame)
+        if header.kind not in (wire.FRAGMENT, wire.FRAGMENT_ACK):
+            return header, frame
+        whole = self.incoming(source, header, frame, now_ms)
+        return None if whole is None else (wire.decode_header(whole), whole)
+
     def incoming(self, source: Address, header: wire.Header, frame: bytes, now_ms: float) -> bytes | None:
         """Take a piece or its acknowledgement; returns the whole frame with its last piece."""
         if header.kind == wire.FRAGMENT_ACK:

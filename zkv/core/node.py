@@ -113,12 +113,10 @@ class Node:
     def _receive(self, source: Address, frame: bytes) -> None:
         local = self.local
         try:
-            header = wire.decode_header(frame)
-            if header.kind in (wire.FRAGMENT, wire.FRAGMENT_ACK):
-                whole = self.fragments.incoming(source, header, frame, local.now_ms)
-                if whole is None:
-                    return
-                frame, header = whole, wire.decode_header(whole)
+            received = self.fragments.receive(source, frame, local.now_ms)
+            if received is None:
+                return
+            header, frame = received
             if not self._addressed_here(source, header):
                 return
             if header.map_version > local.map.version and header.kind not in (wire.MAP, wire.MAP_DELTA):

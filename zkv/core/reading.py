@@ -18,6 +18,7 @@ from zkv.core import wire
 from zkv.core.local import Address, Local
 from zkv.core.replies import Held
 from zkv.core.serving import Serving
+from zkv.core.store import ABSENT
 
 WANTED_MS: Final = 2000.0
 """How long after the last read at this backup its leases are renewed."""
@@ -78,7 +79,7 @@ class Reading:
         held.versions, held.values = [0] * len(keys), [None] * len(keys)
         first: dict[int, int] = {}
         for position, (shard, key) in enumerate(zip(held.shards, keys, strict=True)):
-            version, value = store.tables[shard].get(key, (0, None))
+            version, value = store.tables[shard].get(key, ABSENT)
             if self.may_read(shard) and self.is_committed(shard, version, first):
                 held.versions[position], held.values[position] = version, value
                 local.fired["replica reads"] += 1

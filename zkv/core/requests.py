@@ -1,5 +1,4 @@
-"""Executing client requests: what is looked at before, and how each operation comes to its answer (SAFETY 8, 9, 24,
-26).
+"""Executing client requests: first the checks, then how each operation comes to its answer (SAFETY 8, 9, 24, 26).
 
 A request whose shards are all active, leased and routed by a map young enough is executed as a whole: three comparisons
 and a few loops in C. Only where one of them fails is each operation looked at by itself.
@@ -21,6 +20,7 @@ from zkv.core.serving import HELD_LIMIT, Serving
 from zkv.core.sessions import Record, Session, status_of_unknown
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import shard_of
+from zkv.core.store import ABSENT
 from zkv.core.tails import Part
 from zkv.core.wire import Malformed
 
@@ -102,7 +102,7 @@ class Requests:
             held.versions = self._put(waits, header.sender, batch, watermark, indices, shards, keys, values)
         elif op == wire.GET and chosen is None:
             entries = [
-                table.get(key, (0, None))
+                table.get(key, ABSENT)
                 for table, key in zip(map(local.store.tables.__getitem__, shards), keys, strict=True)
             ]
             held.versions = [entry[0] for entry in entries]
@@ -202,7 +202,7 @@ class Requests:
         if op in (wire.GET, wire.EXISTS):
             held.values = [None] * len(keys)
             for position in chosen:
-                version, value = tables[held.shards[position]].get(keys[position], (0, None))
+                version, value = tables[held.shards[position]].get(keys[position], ABSENT)
                 held.versions[position] = version
                 held.values[position] = value if op == wire.GET else value is not None
             return
@@ -223,7 +223,7 @@ class Requests:
 
     def _exists(self, held: Held, position: int, key: Any) -> bool:
         """Whether there is something to delete; if not, the miss becomes the answer."""
-        version, value = self.local.store.tables[held.shards[position]].get(key, (0, None))
+        version, value = self.local.store.tables[held.shards[position]].get(key, ABSENT)
         if value is None:
             held.set_status(position, wire.MISSING)
             held.versions[position] = version

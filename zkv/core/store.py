@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 Entry = tuple[int, Any]
 """(version, value)"""
 ABSENT: Entry = (0, None)
+"""What a key that was never written looks like."""
 
 
 class Row(NamedTuple):

@@ -128,20 +128,17 @@ class OutStream:
 class InStream:
     """The receiving end: how far it got, and what it refused."""
 
-    __slots__ = ("gap", "owed", "received", "refused")
+    __slots__ = ("gap", "received", "refused")
 
     def __init__(self) -> None:
         self.received = 0
         self.refused: dict[int, tuple[int, int]] = {}
         """shard -> (first refused batch, the epoch known here), until the sender shows that it knows."""
-        self.owed = False
-        """An acknowledgement is due at the end of this turn."""
         self.gap = False
         """A batch ahead of the next expected one was met: ask for a re-send."""
 
     def accept(self, seq: int) -> bool:
-        """Whether batch `seq` is the next one. An acknowledgement is owed either way."""
-        self.owed = True
+        """Whether batch `seq` is the next one."""
         if seq == self.received + 1:
             self.received = seq
             self.gap = False

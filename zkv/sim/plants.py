@@ -99,7 +99,6 @@ def rule_07_gaps_accepted(patch: Patch) -> None:
     """A backup takes batches in any order."""
 
     def in_order(self: Following, stream: InStream, seq: int) -> bool:
-        stream.owed = True
         newer = seq > stream.received
         stream.received = max(stream.received, seq)
         return newer
