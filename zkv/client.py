@@ -158,8 +158,9 @@ class Client:
         check_keys((key,))
         with self._lock:
             connection = self._usable()
-            if not connection.wait_for_map(1000 * self._deadline_s(timeout_s)):
-                raise ManagerUnreachable(_no_manager(self.manager))
+            failure = connection.learn_map(1000 * self._deadline_s(timeout_s))
+            if failure is not None:
+                raise self._error(failure)
             shard_map = connection.core.map
             return shard_map.name_of(shard_map.shards[shard_of(key, len(shard_map.shards))].primary)
 

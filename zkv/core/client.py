@@ -430,8 +430,8 @@ class ClientCore:
         for call in list(self._calls):
             if call.unrouted is not None:
                 self._route(call)
-            elif (failure := verdicts.lost(call, new, unknown=self._in_doubt(call))) is not None:
-                self._fail(call, failure)
+            elif (shard := verdicts.lost_shard(call, new)) is not None:
+                self._fail(call, verdicts.lost(shard, unknown=self._in_doubt(call)))
 
     def _reroute(self, boot: int) -> None:
         """Queued tries whose shards have another primary now go there; what is under way is answered by the node."""

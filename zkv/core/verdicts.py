@@ -36,13 +36,18 @@ def expired(call: Call, shard_map: ShardMap, *, greeted: bool, unknown: bool) ->
     return Failure(Failure.TIMED_OUT, f"no answer {waited}", unknown=unknown)
 
 
-def lost(call: Call, shard_map: ShardMap, *, unknown: bool) -> Failure | None:
-    """The failure of a call some shard of which has only dead copies: waiting would not bring it back."""
+def lost_shard(call: Call, shard_map: ShardMap) -> int | None:
+    """A shard that the call still needs and that has only dead copies: waiting would not bring it back."""
     for shard in _open_shards(call):
         if all(state_of(shard_map, boot) == DEAD for boot in shard_map.shards[shard].replicas):
-            text = f"every node that held shard {shard} is dead; its keys are lost"
-            return Failure(Failure.UNAVAILABLE, text, unknown=unknown, shard=shard)
+            return shard
     return None
+
+
+def lost(shard: int, *, unknown: bool) -> Failure:
+    """The failure of a call that needs a lost shard."""
+    text = f"every node that held shard {shard} is dead; its keys are lost"
+    return Failure(Failure.UNAVAILABLE, text, unknown=unknown, shard=shard)
 
 
 def state_of(shard_map: ShardMap, boot: int) -> int:
@@ -52,5 +57,5 @@ def state_of(shard_map: ShardMap, boot: int) -> int:
 
 
 def _open_shards(call: Call) -> list[int]:
-    """Shards of operations without a result."""
-    return [batch.shards[index] for batch in call.batches for index in batch.open()]
+    """Shards of operations without a result, each once."""
+    return sorted({batch.shards[index] for batch in call.batches for index in batch.open()})

@@ -13,7 +13,8 @@ from typing import Any
 
 import zmq
 
-from zkv.core.calls import Call
+from zkv.core import wire
+from zkv.core.calls import Call, Failure
 from zkv.core.client import ClientCore
 from zkv.core.local import MANAGER, Address
 from zkv.net.clock import now_ms
@@ -51,15 +52,9 @@ class Connection:
             raise
         return call
 
-    def wait_for_map(self, timeout_ms: float) -> bool:
-        """Learn the map without any operation; False if none came in time."""
-        deadline_ms = now_ms() + timeout_ms
-        if not self.core.map.version:
-            call = self.core.submit(0, (), None, now_ms(), deadline_ms)
-            self._send(self.core.step((), now_ms()))
-            while not call.done:
-                self._turn(self.core.next_wake_ms - now_ms())
-        return bool(self.core.map.version)
+    def learn_map(self, timeout_ms: float) -> Failure | None:
+        """Learn the map, by a call without operations; returns why none came in time."""
+        return None if self.core.map.version else self.call(wire.GET, (), None, timeout_ms).failure
 
     def _turn(self, timeout_ms: float) -> None:
         events = self.links.poller.poll(max(0, int(timeout_ms) + 1) if timeout_ms > 0 else 0)

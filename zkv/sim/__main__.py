@@ -4,7 +4,7 @@
     python -m zkv.sim --first-seed 1 --seeds 300 --jobs 2        many, a summary as the last line
     python -m zkv.sim --plant rule-15-no-wait --seeds 200        with a planted bug, which must be caught
 
-Exit status 1 on any violation, and where a kind of event that should have fired never did.
+Exit status 1 on any violation, and where a kind of event never fired in a run of many seeds (a hundred meet them all).
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ MUST_FIRE: Final = (
     "fenced batches", "demotions", "held reads", "held replies demoted", "replica reads", "retries found",
     "late requests", "manager crashes", "node crashes", "node pauses", "node restarts", "cuts",
 )  # fmt: skip
-"""A run of many seeds in which one of these never happened has not tested what it claims to."""
-ENOUGH_SEEDS: Final = 200
-"""From so many seeds on all kinds must have fired; a few seeds may miss the rarer ones."""
+"""A run of seeds in which one of these never happened has not tested what it claims to."""
 SEED_LIMIT_S: Final = 120
 """A seed that runs for longer than this is a livelock."""
 
@@ -107,7 +105,8 @@ def main(seed: int | None, first_seed: int, seeds: int, jobs: int, plant: str | 
             click.echo(f"replay: python -m zkv.sim --seed {outcome.seed}{with_plant}")
             if first_only:
                 break
-    missing = never_fired(fired) if done >= ENOUGH_SEEDS and not violations else []
+    # One seed is a replay; whoever runs many wants to know that they met everything.
+    missing = never_fired(fired) if seed is None and not violations else []
     for kind in missing:
         click.echo(f"never fired: {kind}")
     counts = ", ".join(f"{kind} {count}" for kind, count in sorted(fired.items()))
