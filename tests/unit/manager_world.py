@@ -111,7 +111,7 @@ class World:
             frames = []
             if self.now_ms % 100 == 0:
                 for name in sorted(self.speaking):
-                    frames.append(self.frame(wire.HEARTBEAT, name, [1, 2]))
+                    frames.append(self.frame(wire.HEARTBEAT, name, [1, 2, 0, 0, 0, 0, 0, 0, 0]))
                     if name in self.accusing:
                         body = [boot_of(other) for other in self.accusing[name].split()]
                         frames.append(self.frame(wire.ACCUSE, name, [body]))

@@ -186,7 +186,7 @@ def test_a_manager_with_an_old_copy_of_its_state_changes_nothing() -> None:
     world.proof("A")
     world.disk = old
     world.start_manager(2)
-    newer = wire.encode(wire.HEARTBEAT, CLUSTER, boot_of("B"), 0, 2, [1, 2])
+    newer = wire.encode(wire.HEARTBEAT, CLUSTER, boot_of("B"), 0, 2, [1, 2, 0, 0, 0, 0, 0, 0, 0])
     world.manager.step([(b"", newer)], world.now_ms)
     effects = world.manager.step([world.frame(wire.DEAD, "E", [boot_of("A")])], world.now_ms)
     assert not any(isinstance(effect, Persist) for effect in effects)

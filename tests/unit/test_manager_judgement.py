@@ -144,7 +144,7 @@ def test_nobody_is_blamed_for_the_managers_own_pause() -> None:
     world.run(700)
     world.now_ms += 10_000
     world.step()
-    world.step([world.frame(wire.HEARTBEAT, "A", [1, 2])])
+    world.step([world.frame(wire.HEARTBEAT, "A", [1, 2, 0, 0, 0, 0, 0, 0, 0])])
     world.speaking.add("A")
     world.run(500)
     assert world.notes == []
@@ -154,7 +154,7 @@ def test_a_manager_that_is_always_late_still_sees_a_death() -> None:
     world = World()
     for _ in range(20):
         world.now_ms += 300
-        world.step([world.frame(wire.HEARTBEAT, name, [1, 2]) for name in "BC"])
+        world.step([world.frame(wire.HEARTBEAT, name, [1, 2, 0, 0, 0, 0, 0, 0, 0]) for name in "BC"])
     assert "A is down" in world.map()
 
 

@@ -174,6 +174,8 @@ def _option(setting: Setting, changes: Mapping[str, Any]) -> Callable[[F], F]:
         extra["is_flag"] = True
     elif setting.name == "boot_id":
         extra["type"] = _BootId()
+    elif setting.choices:
+        extra["type"] = click.Choice(setting.choices)
     else:
         extra["type"] = setting.kind
         extra["metavar"] = setting.unit.upper() or None

@@ -70,7 +70,7 @@ class Contact:
                 self._beacon_ms = now_ms - BEACON_LOST_MS / 2
         if self._joined and now_ms - self._heartbeat_ms >= local.settings.heartbeat_ms:
             self._heartbeat_ms = now_ms
-            local.send(PUBLISH, wire.HEARTBEAT, [local.store.count(), 0])
+            local.send(PUBLISH, wire.HEARTBEAT, list(local.load()))
             accused = self.accused(local)
             if accused:
                 local.send(MANAGER, wire.ACCUSE, [accused])

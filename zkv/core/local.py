@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from zkv.core import wire
 from zkv.core.leases import Given, Leases
+from zkv.core.load import Load
 from zkv.core.sessions import Sessions
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import ShardMap
@@ -46,8 +47,14 @@ class Local:
         self.incoming: dict[int, InStream] = {}
         self.out: list[tuple[Address, bytes]] = []
         """Frames to send at the end of the step, in order."""
+        self.usage = Load()
+        """Counted as it happens; what only the host can know it writes here before a step."""
         self.fired: Counter[str] = Counter()
         """How often each of the protocol's rarer paths ran; for status, and for the simulator's summary."""
+
+    def load(self) -> Load:
+        """What this node says of itself in its heartbeat."""
+        return self.usage._replace(keys=self.store.count())
 
     def send(self, to: Address, kind: int, body: Any) -> None:
         """Queue one frame. `to` is a boot id or MANAGER/PUBLISH or a route; the header's target follows from it."""

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from zkv.core import wire
 from zkv.core.effects import Effect, Note, Persist, Publish, Send, Stored
+from zkv.core.load import Load
 from zkv.core.reconfigure import formation, reconfigure, referenced, subset_violation
 from zkv.core.roster import Refusal, Roster, Verdict
 from zkv.core.settings import ClusterSettings
@@ -157,12 +158,8 @@ class Manager:
         boot = header.sender
         match header.kind:
             case wire.HEARTBEAT:
-                match _numbers(wire.decode_body(frame)):
-                    case [keys, size]:
-                        self._roster.heartbeat(boot, (keys, size))
-                        self._compare(header)
-                    case _:
-                        raise Malformed("HEARTBEAT wants two numbers")
+                self._roster.heartbeat(boot, Load.from_wire(wire.decode_body(frame)))
+                self._compare(header)
             case wire.JOIN:
                 self._roster.join(boot, wire.decode_body(frame))
                 self._welcome(route, boot)

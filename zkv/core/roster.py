@@ -18,6 +18,7 @@ from zkv.core import wire
 from zkv.core.accusations import Accusations
 from zkv.core.detector import Detector
 from zkv.core.effects import Effect, Note, Probe
+from zkv.core.load import Load
 from zkv.core.reconfigure import neighbours, referenced
 from zkv.core.settings import BOOT_ID_HIGH, BOOT_ID_LOW, ClusterSettings, NodeConfig
 from zkv.core.shardmap import DEAD, DOWN, UP, Member, ShardMap
@@ -64,8 +65,8 @@ class Roster:
         self.formed = map.version > 0
         self.dirty = False
         """Whether the table changed since the manager last looked."""
-        self.load: dict[int, tuple[int, int]] = {}
-        """boot -> (keys, bytes), as its heartbeats say."""
+        self.load: dict[int, Load] = {}
+        """boot -> what its last heartbeat said."""
         self._said: list[Effect] = []
         self._detector = Detector(settings, now_ms)
         self._accusations = Accusations(settings)
@@ -140,8 +141,8 @@ class Roster:
         count = "" if self.formed else f" ({len(self.members)} of {self._settings.nodes})"
         self.note(f"{label(joining)} joins from {joining.endpoint}{count}")
 
-    def heartbeat(self, boot: int, load: tuple[int, int]) -> None:
-        """A heartbeat arrived, with the number of keys and bytes that the node holds."""
+    def heartbeat(self, boot: int, load: Load) -> None:
+        """A heartbeat arrived, with what the node says of itself."""
         if boot in self.members:
             self.load[boot] = load
             self.sign_of_life(boot, heartbeat=True)

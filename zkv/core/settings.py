@@ -71,10 +71,10 @@ class Setting(NamedTuple):
     high: float | None
     env: str | None
     """The environment variable, or None: what identifies one process must not be inherited by another."""
-
-    @property
-    def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+    choices: tuple[str, ...]
+    """Of a string: the values there are; empty where any will do."""
+    flag: str
+    """On the command lines."""
 
     def check(self, value: object) -> None:
         """Raise SettingError unless `value` has the right type and lies within the bounds."""
@@ -83,6 +83,8 @@ class Setting(NamedTuple):
         # bool is an int to isinstance(), yet `--shards true` would be a mistake.
         if type(value) is not self.kind and not (self.kind is float and type(value) is int):
             raise SettingError(f"{self.name} must be {_A[self.kind]}, not {value!r}")
+        if self.choices and value not in self.choices:
+            raise SettingError(f"{self.name} is {value!r}, it must be one of {', '.join(self.choices)}")
         if isinstance(value, int | float) and self.kind is not bool:
             if not math.isfinite(value):
                 raise SettingError(f"{self.name} must be a finite number, not {value}")
@@ -111,9 +113,13 @@ def _setting(
     low: float | None = None,
     high: float | None = None,
     env: str | None = "",
+    choices: tuple[str, ...] = (),
+    flag: str = "",
 ) -> Any:
-    """A dataclass field with its metadata. `env`: "" for ZKV_ and the field's name, None for no variable."""
-    return field(default=default, metadata={"help": help, "unit": unit, "low": low, "high": high, "env": env})
+    """A dataclass field with its metadata. `env`: "" for ZKV_ and the field's name, None for no variable; `flag`: ""
+    for the field's name."""
+    about = {"help": help, "unit": unit, "low": low, "high": high, "env": env, "choices": choices, "flag": flag}
+    return field(default=default, metadata=about)
 
 
 def settings_of(cls: type) -> Iterator[Setting]:
@@ -133,6 +139,8 @@ def settings_of(cls: type) -> Iterator[Setting]:
             low=meta["low"],
             high=meta["high"],
             env="ZKV_" + entry.name.upper() if meta["env"] == "" else meta["env"],
+            choices=meta["choices"],
+            flag=meta["flag"] or "--" + entry.name.replace("_", "-"),
         )
 
 
@@ -160,6 +168,12 @@ _RELATIONS: Final = (
         ("replicas", "nodes"),
         "two copies on one node would die together",
         lambda s: s.replicas <= s.nodes,
+    ),
+    _Relation(
+        "min_in_sync <= replicas",
+        ("min_in_sync", "replicas"),
+        "no write could ever be taken",
+        lambda s: s.min_in_sync <= s.replicas,
     ),
     _Relation(
         "scatter_width >= replicas - 1",
@@ -244,6 +258,27 @@ class ClusterSettings:
         "Largest value, as encoded for the wire.", 16 * 2**20, unit="bytes", low=1024, high=256 * 2**20
     )
 
+    ack: str = _setting(
+        "When a write is acknowledged: by all in-sync copies, or by its primary alone, whose crash may then lose it. "
+        "Each request may say otherwise.",
+        "all", choices=("all", "primary"),
+    )  # fmt: skip
+    min_in_sync: int = _setting(
+        "In-sync copies that a shard must have for its writes to be taken and acknowledged.", 1, low=1, high=16
+    )
+    fill_bytes_per_s: int = _setting(
+        "Most that a node sends to fill others with copies; a part of it while clients keep the node busy.",
+        64 * 2**20, unit="bytes", low=64 * 1024, high=2**40,
+    )  # fmt: skip
+    on_loss: str = _setting(
+        "What becomes of a shard whose every copy is proven dead: keep it, unavailable, or reset it, empty.",
+        "keep", choices=("keep", "reset"),
+    )  # fmt: skip
+    loss_grace_s: float = _setting(
+        "How long a lost shard is unavailable before it is reset.",
+        10.0, unit="s", low=0, high=86_400, flag="--loss-grace",
+    )  # fmt: skip
+
     def __post_init__(self) -> None:
         self.check()
 
@@ -255,8 +290,8 @@ class ClusterSettings:
                 values = ", ".join(f"{name} is {_number(getattr(self, name))}" for name in relation.names)
                 raise SettingError(f"{values}, but {relation.text} must hold: {relation.why}")
 
-    def to_wire(self) -> dict[str, int | float]:
-        """Plain numbers by name, for MessagePack, JSON and the manager's database."""
+    def to_wire(self) -> dict[str, int | float | str]:
+        """Plain values by name, for MessagePack, JSON and the manager's database."""
         return {entry.name: getattr(self, entry.name) for entry in settings_of(ClusterSettings)}
 
     @classmethod
@@ -385,7 +420,9 @@ def to_markdown() -> str:
         lines += ["| flag | environment | default | bounds | what it is |", "|---|---|---|---|---|"]
         for entry in settings_of(cls):
             bounds = ""
-            if entry.low is not None and entry.kind is not bool and entry.name != "boot_id":
+            if entry.choices:
+                bounds = ", ".join(f"`{choice}`" for choice in entry.choices)
+            elif entry.low is not None and entry.kind is not bool and entry.name != "boot_id":
                 bounds = f"{_number(entry.low)} …" + (f" {_number(entry.high)}" if entry.high is not None else "")
             default = "required" if entry.default is ... else _shown(entry.default)
             unit = f" {entry.unit}" if entry.unit else ""

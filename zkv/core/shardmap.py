@@ -33,6 +33,8 @@ class Member(NamedTuple):
     zone: str
     weight: float
     state: int
+    draining: bool = False
+    """Asked to leave: it is given nothing new, and leaves once others hold what it held."""
 
 
 class Shard(NamedTuple):
@@ -44,6 +46,11 @@ class Shard(NamedTuple):
     learners: tuple[int, ...] = ()
     wait: tuple[int, ...] = ()
     """Members of all sets since the last activation that a primary reported, less the present set (SAFETY 1)."""
+    born: int = 1
+    """Epoch at which the shard was last created empty: at formation, or by a reset (SAFETY 33). Whoever last knew an
+    earlier epoch forgets what it holds."""
+    withheld: bool = False
+    """The operator's placement names no holder: `replicas` keep the data, fenced, and nobody serves it."""
 
     @property
     def primary(self) -> int:
@@ -158,14 +165,19 @@ class Delta:
             raise Malformed(f"a map delta does not parse: {error}") from error
 
 
+_PLAIN: Final = Shard(0, 0, ())[3:]
+"""What most entries have for learners, wait list, birth and withholding: it does not travel."""
+
+
 def _members_out(members: Iterable[Member]) -> list[list[Any]]:
     return [list(member) for member in members]
 
 
 def _members_in(rows: Any) -> list[Member]:
     members = []
-    for boot, name, endpoint, zone, weight, state in rows:
-        members.append(Member(int(boot), str(name), str(endpoint), str(zone), float(weight), int(state)))
+    for boot, name, endpoint, zone, weight, state, draining in rows:
+        about = str(name), str(endpoint), str(zone), float(weight), int(state), bool(draining)
+        members.append(Member(int(boot), *about))
     return members
 
 
@@ -175,9 +187,9 @@ def _shards_out(shards: Iterable[Shard]) -> list[Any]:
     table: dict[tuple[int, ...], int] = {}
     chosen = [table.setdefault(shard.replicas, len(table)) for shard in shards]
     extras = [
-        [position, list(shard.learners), list(shard.wait)]
+        [position, list(shard.learners), list(shard.wait), shard.born, shard.withheld]
         for position, shard in enumerate(shards)
-        if shard.learners or shard.wait
+        if shard[3:] != _PLAIN
     ]
     return [
         pack_u64([shard.epoch for shard in shards]),
@@ -196,6 +208,8 @@ def _shards_in(epochs: object, changed: object, chosen: object, table: Any, extr
         Shard(epoch, version, sets[position])
         for epoch, version, position in zip(unpack_u64(epochs), unpack_u64(changed), unpack_u64(chosen), strict=True)
     ]
-    for position, learners, wait in extras:
-        shards[position] = shards[position]._replace(learners=tuple(map(int, learners)), wait=tuple(map(int, wait)))
+    for position, learners, wait, born, withheld in extras:
+        epoch, version, replicas = shards[position][:3]
+        filling, waiting = tuple(map(int, learners)), tuple(map(int, wait))
+        shards[position] = Shard(epoch, version, replicas, filling, waiting, int(born), bool(withheld))
     return shards

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from zkv.core.load import Load
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import STATE_NAMES, UP, Member, ShardMap
 
@@ -15,12 +16,12 @@ def status(
     settings: ClusterSettings,
     members: Collection[Member],
     active: Sequence[int],
-    load: Mapping[int, tuple[int, int]],
+    load: Mapping[int, Load],
 ) -> dict[str, Any]:
     """The state of the cluster.
 
     `members`: of the map, or those that have joined so far; `active`: by shard, the newest epoch reported
-    active; `load`: boot -> (keys, bytes) as last reported by its heartbeats.
+    active; `load`: boot -> what its last heartbeat said.
     """
     up = {member.boot for member in members if member.state == UP}
     primaries: Counter[int] = Counter()
@@ -41,7 +42,7 @@ def status(
         holds = primaries[member.boot] + backups[member.boot]
         if member.state != UP and not holds and member.name in back:
             continue
-        keys, size = load.get(member.boot, (0, 0))
+        held = load.get(member.boot, Load())
         nodes.append(
             {
                 "name": member.name,
@@ -50,8 +51,8 @@ def status(
                 "zone": member.zone,
                 "primaries": primaries[member.boot],
                 "backups": backups[member.boot],
-                "keys": keys,
-                "bytes": size,
+                "keys": held.keys,
+                "bytes": held.bytes,
                 "boot": f"{member.boot:016x}",
             }
         )

@@ -46,6 +46,10 @@ DEAD_ACK: Final = 11
 ACCUSE: Final = 12
 STATUS_PULL: Final = 13
 STATUS: Final = 14
+FILLED: Final = 15
+FILLED_ACK: Final = 16
+ADMIN: Final = 17
+ADMIN_REPLY: Final = 18
 # Client <-> node
 HELLO: Final = 20
 HELLO_ACK: Final = 21

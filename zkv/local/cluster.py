@@ -44,7 +44,7 @@ class LocalCluster:
         manager_restart: bool = True,
         run_dir: str | os.PathLike[str] | None = None,
         start_timeout_s: float = 30.0,
-        **settings: int | float,
+        **settings: int | float | str,
     ) -> None:
         """Start it.
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from zkv.core.settings import ClusterSettings
+from zkv.core.settings import ClusterSettings, settings_of
 from zkv.errors import SettingError, ZkvError
 
 __all__ = ["MANAGER", "LaunchError", "NotRunning", "Plan", "node_names"]
@@ -51,7 +51,7 @@ class Plan:
     replicas: int
     port: int = 0
     """The manager's port on the loopback interface; 0 takes any free one."""
-    settings: dict[str, int | float] = field(default_factory=dict)
+    settings: dict[str, int | float | str] = field(default_factory=dict)
     """Other cluster settings by name, where they differ from their defaults: `lease_ms`, `shards`."""
     manager_restart: bool = True
     """Whether a manager that dies is started again."""
@@ -83,7 +83,8 @@ class Plan:
     def manager_flags(self) -> list[str]:
         """The flags of `zkv-manager` that say what cluster it is."""
         named = {"nodes": self.nodes, "replicas": self.replicas, **self.settings}
-        return [part for name, value in named.items() for part in ("--" + name.replace("_", "-"), str(value))]
+        flags = {setting.name: setting.flag for setting in settings_of(ClusterSettings)}
+        return [part for name, value in named.items() for part in (flags[name], str(value))]
 
     def to_json(self) -> str:
         """One line."""

@@ -23,17 +23,17 @@ from zkv.core.wire import pack_u64, unpack_u64
 from zkv.errors import SettingError, UsageError, ZkvError
 
 FILE_NAME: Final = "manager.sqlite"
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 _SCHEMA: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE members (
     boot INTEGER PRIMARY KEY, name TEXT NOT NULL, endpoint TEXT NOT NULL, zone TEXT NOT NULL, weight REAL NOT
-    NULL, state INTEGER NOT NULL
+    NULL, state INTEGER NOT NULL, draining INTEGER NOT NULL
 );
 CREATE TABLE shards (
     number INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, changed INTEGER NOT NULL, replicas BLOB NOT NULL,
-    learners BLOB NOT NULL, wait BLOB NOT NULL
+    learners BLOB NOT NULL, wait BLOB NOT NULL, born INTEGER NOT NULL, withheld INTEGER NOT NULL
 );
 """
 
@@ -146,15 +146,15 @@ class FileState(_Checked):
             return None
         cluster = int(cluster_hex, 16)
         settings = ClusterSettings.from_wire(json.loads(self._meta("settings") or "{}"))
-        rows = self._db.execute("SELECT boot, name, endpoint, zone, weight, state FROM members")
-        members = {row[0]: Member(*row) for row in rows}
+        rows = self._db.execute("SELECT boot, name, endpoint, zone, weight, state, draining FROM members")
+        members = {row[0]: Member(*row)._replace(draining=bool(row[6])) for row in rows}
         shards: list[Shard] = []
-        columns = "SELECT number, epoch, changed, replicas, learners, wait FROM shards ORDER BY number"
-        for number, epoch, changed, *boots in self._db.execute(columns):
+        columns = "SELECT number, epoch, changed, born, withheld, replicas, learners, wait FROM shards ORDER BY number"
+        for number, epoch, changed, born, withheld, *boots in self._db.execute(columns):
             if number != len(shards):
                 raise ValueError(f"shard {len(shards)} is missing")
             replicas, learners, wait = (tuple(unpack_u64(column)) for column in boots)
-            shards.append(Shard(epoch, changed, replicas, learners, wait))
+            shards.append(Shard(epoch, changed, replicas, learners, wait, born, bool(withheld)))
         version = int(self._meta("version") or 0)
         return Stored(cluster, settings, ShardMap(cluster, version, members, tuple(shards)))
 
@@ -171,12 +171,13 @@ class FileState(_Checked):
             self._put_meta("version", str(after.map.version))
             if delta is not None:
                 self._db.executemany("DELETE FROM members WHERE boot = ?", [(boot,) for boot in delta.removed])
-                self._db.executemany("REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?)", delta.members)
+                self._db.executemany("REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?, ?)", delta.members)
                 self._db.executemany(
-                    "REPLACE INTO shards VALUES (?, ?, ?, ?, ?, ?)",
+                    "REPLACE INTO shards VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     [
-                        (n, s.epoch, s.changed, pack_u64(s.replicas), pack_u64(s.learners), pack_u64(s.wait))
-                        for n, s in delta.shards.items()
+                        (number, one.epoch, one.changed, *map(pack_u64, (one.replicas, one.learners, one.wait)),
+                         one.born, one.withheld)
+                        for number, one in delta.shards.items()
                     ],
                 )
             self._db.execute("COMMIT")
