@@ -4,7 +4,8 @@ Seeds do not find every schedule (docs/SAFETY.md lists those that they missed), 
 sentences: who learns which map, which frame is lost, who dies when.
 
 - Nodes are capital letters, clients small ones; the manager is "M", and says only what the test has it say.
-- The cluster has two shards, `s` and `t`; a set is written as its members, the primary first: `s="PBC"`.
+- The cluster has two shards, `s` and `t`; a set is written as its members, the primary first: `s="PBC"`; learners
+  follow a plus: `s="PB+L"`.
 - A frame arrives at once, unless a fault drops or holds it; time stands still until `advance`.
 - After every turn of a node its invariants are checked, and that nobody else serves what it serves.
 """
@@ -65,6 +66,8 @@ class Bench:
         self.trace: list[str] = []
         self.reported: dict[int, int] = {}
         """shard -> newest epoch whose activation a primary reported to the manager."""
+        self.filled: dict[str, set[str]] = {}
+        """shard -> learners that its primary reported filled under the present epoch."""
         self.manager_boot = 7
         self._links: dict[tuple[str, str], deque[Frame]] = defaultdict(deque)
         self._batches: dict[str, int] = defaultdict(int)
@@ -162,15 +165,37 @@ class Bench:
             if replicas is None:
                 continue
             entry = old.shards[number]
-            chosen = tuple(self.boot(pid) for pid in split_names(replicas))
+            in_sync, _, learners = replicas.partition("+")
+            chosen = tuple(self.boot(pid) for pid in split_names(in_sync))
+            filling = tuple(self.boot(pid) for pid in split_names(learners))
             sets = set(entry.replicas) | (set() if self.reported.get(number) == entry.epoch else set(entry.wait))
-            shards[number] = Shard(entry.epoch + 1, version, chosen, (), tuple(sorted(sets - set(chosen))))
+            waiting = tuple(sorted(boot for boot in sets - set(chosen) if self.boots[boot] not in split_names(dead)))
+            shards[number] = Shard(entry.epoch + 1, version, chosen, filling, waiting, entry.born)
+            self.filled.pop("st"[number], None)
         members = dict(old.members)
         for pid in split_names(dead):
             members[self.boot(pid)] = members[self.boot(pid)]._replace(state=DEAD)
         for boot, pid in self.boots.items():
             members.setdefault(boot, Member(boot, pid, f"tcp://{pid}:1", "", 1.0, UP))
         self.previous, self.map = old, ShardMap(CLUSTER, version, members, tuple(shards))
+
+    def reborn(self, shard: str) -> None:
+        """The decision creates `shard` empty (SAFETY 33)."""
+        self._alter(shard, born=self.map.shards[SHARDS[shard]].epoch)
+
+    def withhold(self, shard: str) -> None:
+        """The decision takes `shard` from its holders, who keep the data."""
+        self._alter(shard, withheld=True)
+
+    def _alter(self, shard: str, **how: Any) -> None:
+        shards = list(self.map.shards)
+        shards[SHARDS[shard]] = shards[SHARDS[shard]]._replace(**how)
+        self.map = ShardMap(CLUSTER, self.map.version, self.map.members, tuple(shards))
+
+    def welcome(self, pid: str) -> None:
+        """The manager, perhaps another incarnation, answers a JOIN."""
+        self._send(Frame("M", pid, MANAGER, self._welcome()))
+        self.settle()
 
     def tell(self, *pids: str) -> None:
         """The manager sends its map to these alone."""
@@ -202,6 +227,13 @@ class Bench:
             answer = wire.encode(
                 wire.ACTIVE_ACK, CLUSTER, self.manager_boot, 0, 0, [wire.pack_u64(shards), wire.pack_u64(epochs)]
             )
+            self._send(Frame("M", frame.sender, MANAGER, answer))
+        elif frame.kind == "FILLED":
+            learner, packed, epochs = body = wire.decode_body(frame.data)
+            for number, epoch in zip(wire.unpack_u64(packed), wire.unpack_u64(epochs), strict=True):
+                if self.map.shards[number].epoch == epoch:
+                    self.filled.setdefault("st"[number], set()).add(self.boots[learner])
+            answer = wire.encode(wire.FILLED_ACK, CLUSTER, self.manager_boot, 0, 0, body)
             self._send(Frame("M", frame.sender, MANAGER, answer))
         elif frame.kind == "JOIN":
             self._send(Frame("M", frame.sender, MANAGER, self._welcome()))

@@ -1,7 +1,4 @@
-"""The schedules that random walks missed (docs/SAFETY.md, at its end), as far as this version goes.
-
-Schedules 2, 3, 5 and 6 concern learners and read leases, which do not exist yet.
-"""
+"""The schedules that random walks missed (SAFETY.md, at its end)."""
 
 from __future__ import annotations
 
@@ -50,6 +47,120 @@ def test_schedule_1_the_sender_learns_the_map_and_both_come_through() -> None:
     bench.advance(50)
     assert (on_s.status, on_t.status) == ("OK", "OK")
     assert bench.held_by("B", S) == (on_s.version, "one")
+
+
+def reads_at(bench: Bench, pid: str) -> bool:
+    """Whether a backup answers a read of S by itself."""
+    return bench.get_any(pid, S).status == "OK"
+
+
+def lease_reads(bench: Bench, pid: str) -> None:
+    """Have a backup ask for read leases, and get them."""
+    reads_at(bench, pid)
+    bench.advance(130)
+    assert reads_at(bench, pid)
+
+
+def test_schedule_2_a_read_lease_that_was_given_before_the_learner_had_to_grant() -> None:
+    """Rule 15 (b): L's last grant to P is old; P, on B's grants, gives B a read lease, then reports L; sets {P,B,L},
+    then {L}; P proven dead, B cut off; L must wait for B."""
+    bench = Bench(s="PB", t="BP", others="L")
+    bench.put("P", S, "old")
+    chunks = bench.drop("P", "L", "BATCH")
+    bench.change(s="PB+L")
+    bench.advance(100)
+    no_more = bench.drop("P", "L", "LEASE")
+    bench.advance(400)  # L's last grant is old, and still covers the moment of the report
+    lease_reads(bench, "B")
+    bench.heal(chunks)
+    bench.advance(200)
+    bench.heal(no_more)
+    bench.drop("B", "*")
+    for sender in "PLM":
+        bench.drop(sender, "B")
+    if not bench.filled:
+        bench.advance(50)
+    assert bench.filled == {"s": {"L"}}
+    bench.decide(s="PBL")
+    bench.crash("P")
+    bench.decide(s="L", t="L", dead="P")
+    bench.tell("L")
+    bench.heal(*[fault for fault in bench.faults if fault.sender == "B" and fault.receiver == "*"])
+    bench.drop("B", "L")
+    read_until = served_from = 0.0
+    for _ in range(1500):
+        bench.advance(1)
+        if reads_at(bench, "B"):
+            read_until = bench.now_ms
+        if bench.active("s") == "L":
+            served_from = bench.now_ms
+            break
+    assert 0 < read_until < served_from
+
+
+def test_schedule_3_the_wait_list_names_whom_the_learner_never_saw() -> None:
+    """Rule 1's wait list: L was filled by messages alone and never saw an entry that lists B."""
+    bench = Bench(s="PB", t="BP", others="L")
+    bench.drop("P", "M", "ACTIVE")  # the manager never hears that the second epoch was active
+    bench.drop("*", "L", "MAP")
+    bench.change(s="P")
+    bench.advance(700)
+    bench.faults.pop()
+    bench.decide(s="P+L")
+    bench.tell("P", "L")
+    bench.advance(200)
+    assert bench.filled == {"s": {"L"}}
+    bench.crash("P")
+    bench.drop("L", "B")
+    bench.drop("B", "L")
+    bench.decide(s="L", t="L", dead="P")
+    bench.tell("L")
+    waiting = bench.node("L").takeovers.running[0].wait
+    assert waiting == {bench.boot("B")}, "named by the entry, not by what L has seen"
+    bench.advance(600)
+    assert bench.active("s") == ""
+    bench.advance(100)
+    assert bench.active("s") == "L"
+
+
+def test_schedule_5_only_an_active_primary_fills_and_reports() -> None:
+    """Rule 22: P, not active yet because B holds a read lease, would fill and report L, then be proven dead."""
+    bench = Bench(s="PB", t="BP", others="L")
+    bench.put("P", S, "old")
+    lease_reads(bench, "B")
+    for other in "PLM":
+        bench.drop(other, "B")
+        bench.drop("B", other)
+    bench.decide(s="P+L")
+    bench.tell("P", "L")
+    filled_at = read_until = 0.0
+    for _ in range(1500):
+        bench.advance(1)
+        if reads_at(bench, "B"):
+            read_until = bench.now_ms
+        if bench.held_by("L", S) and not filled_at:
+            filled_at = bench.now_ms
+        if bench.filled:
+            break
+    assert 0 < read_until < filled_at
+    assert bench.filled == {"s": {"L"}}
+
+
+def test_schedule_6_a_fill_under_steady_load_finishes() -> None:
+    """Rule 22: filled is every batch up to the commit point, and the commit point must not run away for ever."""
+    bench = Bench(s="PB", t="BP", others="L")
+    bench.put("P", S2, "one")
+    behind = bench.hold("L", "P", "ACK")
+    bench.change(s="PB+L")
+    for number in range(300):
+        bench.put("P", S, f"v{number}")
+        if len(behind.held or ()) > 3:
+            bench.release(behind, 1)
+        bench.advance(1)
+        if bench.filled:
+            break
+    assert bench.filled == {"s": {"L"}}, "L is always three batches behind, and has to get in all the same"
+    assert number < 250
 
 
 def test_schedule_4_a_dropped_member_that_goes_on_receiving_our_grants() -> None:

@@ -39,10 +39,24 @@ CATCHES = {
     "stranded-tails-forgotten": 22,
     "batches-sent-under-the-next-map": 51,
     "rule-12-grants-count-for-all": 229,
+    "rule-22-reported-before-it-has-all": 182,
+    "rule-22-filled-learners-not-required": 29,
 }
 """plant -> a seed that catches it"""
 DIRECTED = {
     "rule-18-demotion-says-not-done": "test_takeovers.test_rule_18_held_replies_of_a_lost_shard_say_maybe",
+    "rule-20-fills-onto-what-is-there": "test_filling.test_rule_20_a_fill_starts_from_empty_and_anew_at_every_epoch",
+    "rule-20-sessions-kept": "test_filling.test_rule_20_what_a_dropped_member_alone_had_does_not_come_back",
+    "rule-20-tails-kept": "test_filling.test_rule_20_a_tail_from_a_former_membership_is_not_offered",
+    "rule-20-tombstones-dropped-while-filling": "test_filling.test_rule_20_no_tombstone_goes_while_a_learner_fills",
+    "rule-21-chunks-overwrite-newer": (
+        "test_filling.test_rule_21_a_chunk_that_was_made_before_a_write_and_comes_after_it"
+    ),
+    "rule-22-filled-only-when-nothing-is-under-way": (
+        "test_schedules.test_schedule_6_a_fill_under_steady_load_finishes"
+    ),
+    "rule-23-sessions-not-filled": "test_filling.test_rule_23_a_fill_carries_sessions_with_their_watermarks",
+    "rule-33-former-life-kept": "test_filling.test_a_shard_born_anew_meets_no_data_of_its_former_life",
     "rule-24-any-miss-counts": "test_retries.test_rule_24_a_failed_condition_is_remembered",
 }
 SEEDS = range(1, 400)

@@ -21,7 +21,7 @@ BODIES: st.SearchStrategy[Any] = st.recursive(
 
 BOOTS = st.integers(2**32, 2**32 + 20)
 TEXTS = st.text(max_size=5)
-MEMBERS = st.builds(Member, BOOTS, TEXTS, TEXTS, TEXTS, st.floats(0.1, 9), st.integers(UP, DEAD))
+MEMBERS = st.builds(Member, BOOTS, TEXTS, TEXTS, TEXTS, st.floats(0.1, 9), st.integers(UP, DEAD), st.booleans())
 SHARDS = st.builds(
     Shard,
     U64,
@@ -29,6 +29,8 @@ SHARDS = st.builds(
     st.lists(BOOTS, min_size=1, max_size=4, unique=True).map(tuple),
     st.lists(BOOTS, max_size=2).map(tuple),
     st.lists(BOOTS, max_size=3).map(tuple),
+    U64,
+    st.booleans(),
 )
 MAPS = st.builds(
     ShardMap,

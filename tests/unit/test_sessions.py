@@ -17,8 +17,8 @@ def found(sessions: Sessions, client: int, batch: int, index: int) -> int | None
 
 def test_an_operation_is_found_by_client_batch_and_index() -> None:
     sessions = Sessions(1000)
-    sessions.remember(1, 1, 0, None, [10, 11], 0.0)
-    sessions.remember(1, 2, 0, [3, 5], [12, 13], 0.0)
+    sessions.remember(1, 1, 0, None, [0, 0], [10, 11], 0.0)
+    sessions.remember(1, 2, 0, [3, 5], [0, 0], [12, 13], 0.0)
     assert (found(sessions, 1, 1, 0), found(sessions, 1, 1, 1)) == (10, 11)
     assert (found(sessions, 1, 2, 3), found(sessions, 1, 2, 5)) == (12, 13)
     assert found(sessions, 1, 2, 0) is found(sessions, 1, 1, 2) is found(sessions, 2, 1, 0) is None
@@ -26,22 +26,22 @@ def test_an_operation_is_found_by_client_batch_and_index() -> None:
 
 def test_parts_of_one_batch_are_merged_also_after_a_look_up() -> None:
     sessions = Sessions(1000)
-    sessions.remember(1, 1, 0, [0], [10], 0.0)
+    sessions.remember(1, 1, 0, [0], [0], [10], 0.0)
     assert found(sessions, 1, 1, 1) is None
-    sessions.remember(1, 1, 0, [1], [20], 0.0)
-    sessions.remember(1, 1, 0, [0], [10], 0.0)  # a tail that was sent again
+    sessions.remember(1, 1, 0, [1], [0], [20], 0.0)
+    sessions.remember(1, 1, 0, [0], [0], [10], 0.0)  # a tail that was sent again
     assert (found(sessions, 1, 1, 0), found(sessions, 1, 1, 1)) == (10, 20)
 
 
 def test_the_watermark_forgets_and_refuses_what_is_below_it() -> None:
     sessions = Sessions(1000)
     for batch in (1, 2, 3):
-        sessions.remember(1, batch, 0, None, [batch], 0.0)
+        sessions.remember(1, batch, 0, None, [0], [batch], 0.0)
     session = sessions.open(1, 3, 0.0)
     assert list(session.records) == [3]
     assert status_of_unknown(session, 2) == wire.EXPIRED
     assert status_of_unknown(session, 3) == wire.OK
-    sessions.remember(1, 2, 3, None, [9], 0.0)
+    sessions.remember(1, 2, 3, None, [0], [9], 0.0)
     assert found(sessions, 1, 2, 0) is None
 
 
@@ -49,7 +49,7 @@ def test_the_watermark_never_goes_back() -> None:
     sessions = Sessions(1000)
     sessions.open(1, 5, 0.0)
     assert sessions.open(1, 2, 0.0).watermark == 5
-    sessions.remember(1, 7, 4, None, [1], 0.0)
+    sessions.remember(1, 7, 4, None, [0], [1], 0.0)
     assert sessions.open(1, 0, 0.0).watermark == 5
 
 
@@ -57,7 +57,7 @@ def test_one_client_may_have_so_many_batches_open() -> None:
     session = Session()
     sessions = Sessions(1000)
     for batch in range(RECORDS_LIMIT):
-        sessions.remember(1, batch, 0, None, [1], 0.0)
+        sessions.remember(1, batch, 0, None, [0], [1], 0.0)
     session = sessions.open(1, 0, 0.0)
     assert status_of_unknown(session, RECORDS_LIMIT) == wire.BUSY
     assert status_of_unknown(session, RECORDS_LIMIT - 1) == wire.OK, "it is one of those it has"
@@ -65,8 +65,8 @@ def test_one_client_may_have_so_many_batches_open() -> None:
 
 def test_a_silent_client_is_forgotten_and_one_that_speaks_is_not() -> None:
     sessions = Sessions(1000)
-    sessions.remember(1, 1, 0, None, [1], 0.0)
-    sessions.remember(2, 1, 0, None, [1], 0.0)
+    sessions.remember(1, 1, 0, None, [0], [1], 0.0)
+    sessions.remember(2, 1, 0, None, [0], [1], 0.0)
     sessions.open(1, 0, 900.0)
     sessions.expire(999.0)
     assert len(sessions) == 2
@@ -84,7 +84,7 @@ def test_every_replica_that_saw_the_parts_answers_alike(parts: list[tuple[int, i
         chosen = sorted(indices)
         versions = [model.get((batch, index), version + index + 1) for index in chosen]
         version += 4
-        sessions.remember(7, batch, mark, chosen, versions, 0.0)
+        sessions.remember(7, batch, mark, chosen, [0] * len(versions), versions, 0.0)
         if batch >= watermark:
             model.update(((batch, index), v) for index, v in zip(chosen, versions, strict=True))
         for (known_batch, index), known in model.items():

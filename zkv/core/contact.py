@@ -31,7 +31,10 @@ class Contact:
         """Why the manager refuses this node for good."""
         self._refused_ms: float | None = None
         """Since when the manager has refused it for a reason that may pass."""
+        self.released = False
+        """Whether this node was drained: it holds nothing any more, and may end."""
         self._was_member = False
+        self._draining = False
         self.map_endpoint = ""
         """Where the manager publishes map changes."""
         self.heartbeat_endpoint = ""
@@ -56,10 +59,13 @@ class Contact:
         member = local.map.members.get(local.boot)
         if member is not None and member.state == DEAD:
             self.rejected = "the manager holds proof that this node's process died"
+        elif member is None and self._draining:
+            self.released = True
         elif member is None and self._was_member:
             # Peers have dropped their streams: the same boot could not take part again.
             self.rejected = "the manager has forgotten it after a long silence; start it again"
         self._was_member = self._was_member or member is not None
+        self._draining = member.draining if member is not None else self._draining
         lost = now_ms - self._beacon_ms > BEACON_LOST_MS
         outside = not self._joined or member is None
         if (lost or outside) and now_ms - self._join_ms >= JOIN_MS:

@@ -14,7 +14,8 @@ from typing import Any
 
 from zkv.core import wire
 from zkv.core.local import Address, Local
-from zkv.core.serving import ACTIVE_PART, ADOPT_PART, DROP_PART, WRITES_PART
+from zkv.core.serving import ACTIVE_PART, ADOPT_PART, DROP_PART, FILL_PART, SESSIONS_PART, WRITES_PART
+from zkv.core.sessions import SessionPart
 from zkv.core.store import Row
 from zkv.core.streams import InStream
 from zkv.core.tails import Part
@@ -62,6 +63,10 @@ class Following:
                 self._activated(header.sender, *map(wire.unpack_u64, item[1:4]))
             elif kind == DROP_PART:
                 self._drop(header, wire.unpack_u16(item[1]), wire.unpack_u64(item[2]), item[3])
+            elif kind == FILL_PART:
+                self._fill(stream, header.sender, seq, *item[1:])
+            elif kind == SESSIONS_PART:
+                self._take_sessions(stream, header.sender, seq, item)
         if parts:
             local.tails.keep(header.sender, seq, parts)
         self.release(header, committed)
@@ -107,7 +112,7 @@ class Following:
                 [versions[position] for position in deletes],
                 local.now_ms,
             )
-        local.sessions.remember(client, batch, watermark, indices, versions, local.now_ms)
+        local.sessions.remember(client, batch, watermark, indices, shards, versions, local.now_ms)
         return Part(client, batch, watermark, indices, shards, versions, keys, values)
 
     def _unfenced(
@@ -123,9 +128,9 @@ class Following:
         return accepted
 
     def _current(self, sender: int, shard: int, epoch: int) -> bool:
-        """Whether `sender` is the primary of `shard` under just this epoch, and we are in its set."""
-        entry = self.local.map.shards[shard]
-        return entry.epoch == epoch and entry.primary == sender and self.local.boot in entry.replicas
+        """Whether `sender` is the primary of `shard` under just this epoch, and we are in its set, or learn it."""
+        entry, boot = self.local.map.shards[shard], self.local.boot
+        return entry.epoch == epoch and entry.primary == sender and (boot in entry.replicas or boot in entry.learners)
 
     def _refuse(self, stream: InStream, shard: int, seq: int) -> None:
         self.local.fired["fenced entries"] += 1
@@ -140,24 +145,63 @@ class Following:
                 continue
             fresh = local.store.adopt(shard, (Row(*row) for row in rows), local.now_ms)
             for row in fresh:
-                local.sessions.remember(row.client, row.batch, 0, (row.place,), (row.version,), local.now_ms)
+                local.sessions.remember(row.client, row.batch, 0, (row.place,), (shard,), (row.version,), local.now_ms)
             local.keep_rows({shard: fresh})
 
     def _activated(self, sender: int, shards: list[int], epochs: list[int], positions: list[int]) -> None:
-        """A takeover is over: everything up to these positions is committed (SAFETY 17)."""
-        store = self.local.store
+        """A takeover is over: everything up to these positions is committed (SAFETY 17).
+
+        For a learner this begins the subscription: its copy is empty, what follows continues the history from here.
+        """
+        store, shard_map = self.local.store, self.local.map
         for shard, epoch, position in zip(shards, epochs, positions, strict=True):
             if self._current(sender, shard, epoch):
+                if self.local.boot in shard_map.shards[shard].learners:
+                    store.positions[shard] = max(store.positions[shard], position)
                 if store.positions[shard] < position:
                     raise BrokenStream(f"shard {shard} was activated beyond what we hold")
                 store.committed[shard] = max(store.committed[shard], position)
         self.local.prune_tails()
 
     def _drop(self, header: wire.Header, shards: list[int], versions: list[int], keys: list[Any]) -> None:
-        """Tombstones that every member has passed. Not under another map than ours: keeping one is always right."""
+        """Tombstones that every member has passed. Not under another map than ours: keeping one is always right.
+
+        (A primary drops none of a shard that has learners, SAFETY 20.)
+        """
         if header.map_version == self.local.map.version:
             for shard, version, key in zip(shards, versions, keys, strict=True):
                 self.local.store.drop_tombstone(shard, key, version)
+
+    # --- being filled ----------------------------------------------------------------------------------------------
+
+    def _fill(
+        self, stream: InStream, sender: int, seq: int, shard: int, epoch: int, keys: Any, packed: Any, values: Any
+    ) -> None:
+        """A chunk of a shard that we learn (SAFETY 21)."""
+        if self._current(sender, shard, epoch):
+            self.local.store.fill(shard, keys, wire.unpack_u64(packed), values, self.local.now_ms)
+            self.local.fired["chunks taken"] += 1
+        else:
+            self._refuse(stream, shard, seq)
+
+    def _take_sessions(self, stream: InStream, sender: int, seq: int, item: Sequence[Any]) -> None:
+        """What the primary remembers of its clients, as far as it concerns shards that we learn (SAFETY 23)."""
+        _, shards, epochs, rows = item
+        ours = set()
+        for shard, epoch in zip(wire.unpack_u64(shards), wire.unpack_u64(epochs), strict=True):
+            if self._current(sender, shard, epoch):
+                ours.add(shard)
+            else:
+                self._refuse(stream, shard, seq)
+        sessions, now_ms = self.local.sessions, self.local.now_ms
+        for client, watermark, records in rows if ours else ():
+            session = sessions.open(client, watermark, now_ms)
+            for batch, *columns in records:
+                indices, places, versions = map(wire.unpack_u64, columns)
+                kept = [row for row in zip(indices, places, versions, strict=True) if row[1] in ours]
+                if kept and batch >= session.watermark:
+                    part = SessionPart(*zip(*kept, strict=True))
+                    sessions.remember(client, batch, watermark, *part, now_ms)
 
     def acknowledge(self) -> None:
         """End of the turn: one cumulative acknowledgement a stream, with everything still refused."""

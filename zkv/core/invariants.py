@@ -20,18 +20,20 @@ def check_node(node: Node) -> None:
         assert node.takeovers.activated[shard] == entry.epoch, f"shard {shard} is active under an old epoch"
         assert shard not in node.takeovers.running, f"shard {shard} is active and being taken over"
         group = serving.group_of[shard]
-        assert group is not None and set(group.members) | {node.boot} == set(entry.replicas)
+        assert group is not None and set(group.backups) | {node.boot} == set(entry.replicas)
+        assert set(group.learners) == set(entry.learners), f"shard {shard} is in a group with other learners"
         assert serving.bases[shard] == entry.epoch << wire.COUNTER_BITS
     for shard, entry in enumerate(shards):
-        if node.boot in entry.replicas:
+        if node.boot in (*entry.replicas, *entry.learners):
             assert store.committed[shard] <= store.positions[shard], f"shard {shard}: committed beyond its position"
             assert wire.epoch_of(store.positions[shard]) <= entry.epoch, (
                 f"shard {shard}: an entry of a future epoch"
             )
         else:
             assert not store.tables[shard], f"shard {shard} is held by a node outside its set"
-    for group in serving.groups.values():
+    for group in serving.groups:
         assert group.shards and group.committed <= serving.counter
+        assert set(group.backups) <= set(group.members) <= set(group.receivers)
         assert not group.parts and not group.wire, "a batch was left behind at the end of the turn"
     for stream in local.outgoing.values():
         assert stream.acked <= stream.last_seq and stream.committed <= stream.last_seq

@@ -65,6 +65,12 @@ class Leases:
         lease = self._peers.get(peer)
         return lease.asked_ms if lease else float("-inf")
 
+    def ask_soon(self, changed: int) -> None:
+        """Have peers asked at once whose grant does not know map version `changed`: a takeover needs it just now."""
+        for lease in self._peers.values():
+            if lease.version < changed:
+                lease.asked_ms = float("-inf")
+
     def heard_ms(self, peer: int) -> float:
         """When `peer` was asked the question that it answered last (-inf: never answered)."""
         lease = self._peers.get(peer)
@@ -93,7 +99,7 @@ class Leases:
         for version, expiry_ms in lease.later:
             if not self.counts(version, own_version):
                 waiting.append((version, expiry_ms))
-            elif expiry_ms > lease.expiry_ms:
+            elif (expiry_ms, version) > (lease.expiry_ms, lease.version):
                 lease.version, lease.expiry_ms = version, expiry_ms
         lease.later = waiting
 

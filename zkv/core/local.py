@@ -9,7 +9,7 @@ host read after it had drained its sockets (SAFETY 11).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 from zkv.core import wire
@@ -48,13 +48,27 @@ class Local:
         self.out: list[tuple[Address, bytes]] = []
         """Frames to send at the end of the step, in order."""
         self.usage = Load()
-        """Counted as it happens; what only the host can know it writes here before a step."""
+        """What only the host can know of it: it writes this before a step."""
+        self.operations = 0
+        self.busy_until_ms = float("-inf")
+        """Clients kept this node busy a moment ago: until here fills hold back."""
+        self.fill_keys = self.fill_bytes = self.fill_left_keys = 0
         self.fired: Counter[str] = Counter()
         """How often each of the protocol's rarer paths ran; for status, and for the simulator's summary."""
 
     def load(self) -> Load:
         """What this node says of itself in its heartbeat."""
-        return self.usage._replace(keys=self.store.count())
+        return self.usage._replace(
+            keys=self.store.count(), bytes=self.store.estimate_bytes(), operations=self.operations,
+            fill_keys=self.fill_keys, fill_bytes=self.fill_bytes, fill_left_keys=self.fill_left_keys,
+        )  # fmt: skip
+
+    def forget(self, shards: Collection[int]) -> None:
+        """Clear the copies of `shards`: entries, tombstones, what sessions say of them, and tails (SAFETY 20)."""
+        for shard in shards:
+            self.store.clear(shard)
+        self.sessions.forget(shards)
+        self.tails.forget(shards)
 
     def send(self, to: Address, kind: int, body: Any) -> None:
         """Queue one frame. `to` is a boot id or MANAGER/PUBLISH or a route; the header's target follows from it."""
@@ -120,6 +134,7 @@ class Local:
         shards, boot = self.map.shards, self.boot
 
         def settled(shard: int, version: int) -> bool:
-            return version <= committed[shard] or boot not in shards[shard].replicas
+            entry = shards[shard]
+            return version <= committed[shard] or (boot not in entry.replicas and boot not in entry.learners)
 
         self.tails.prune(self.tails.sources(), settled)

@@ -12,6 +12,7 @@ from typing import Final
 
 from zkv.core import wire
 from zkv.core.contact import Contact
+from zkv.core.filling import Filling
 from zkv.core.following import Following
 from zkv.core.fragments import Fragments
 from zkv.core.invariants import check_node
@@ -20,7 +21,7 @@ from zkv.core.reading import Reading
 from zkv.core.requests import Requests
 from zkv.core.serving import Serving
 from zkv.core.settings import ClusterSettings
-from zkv.core.shardmap import Delta, ShardMap
+from zkv.core.shardmap import Delta, Shard, ShardMap
 from zkv.core.store import Row
 from zkv.core.takeover import Takeovers
 from zkv.core.wire import Malformed
@@ -79,6 +80,7 @@ class Node:
             wire.BEACON: self._on_beacon,
             wire.WELCOME: self._on_welcome,
             wire.ACTIVE_ACK: self._on_active_ack,
+            wire.FILLED_ACK: self._on_filled_ack,
             wire.REFUSED: self._on_refused,
         }
 
@@ -90,6 +92,7 @@ class Node:
         self.reading = Reading(self.local, self.serving)
         self.takeovers = Takeovers(self.local, self.serving, self.reading)
         self.requests = Requests(self.local, self.serving, self.reading)
+        self.filling = Filling(self.local, self.serving)
         self.fragments = Fragments()
 
     @property
@@ -166,6 +169,8 @@ class Node:
             self.takeovers.announce()
             self.serving.drop_tombstones()
             self.serving.flush()
+            self.filling.advance(self._wakes.append)
+            self.filling.announce(self._wakes.append)
             self.following.acknowledge()
             self._renew_leases()
             self.reading.ask(self.owners, self._wakes.append)
@@ -188,16 +193,25 @@ class Node:
             self.local.now_ms, self.local.out, self.local.fired = now_ms, out, fired
         endpoints = str(heartbeat_endpoint), str(map_endpoint)
         if self.contact.welcomed(*endpoints, int(manager_boot), self.local.now_ms):
-            self.takeovers.report_again()
+            self._report_again()
 
     def _on_beacon(self, source: Address, header: wire.Header, frame: bytes) -> None:
         (manager_boot,) = wire.decode_body(frame)
         if self.contact.heard(int(manager_boot), self.local.now_ms):
-            self.takeovers.report_again()
+            self._report_again()
+
+    def _report_again(self) -> None:
+        """Another incarnation of the manager: what we reported may be forgotten."""
+        self.takeovers.report_again()
+        self.filling.report_again()
 
     def _on_active_ack(self, source: Address, header: wire.Header, frame: bytes) -> None:
         shards, epochs = wire.decode_body(frame)
         self.takeovers.reported(wire.unpack_u64(shards), wire.unpack_u64(epochs))
+
+    def _on_filled_ack(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        learner, shards, epochs = wire.decode_body(frame)
+        self.filling.reported(int(learner), wire.unpack_u64(shards), wire.unpack_u64(epochs))
 
     def _on_refused(self, source: Address, header: wire.Header, frame: bytes) -> None:
         _, code, text = wire.decode_body(frame)
@@ -263,6 +277,7 @@ class Node:
         local, boot = self.local, self.boot
         suspended: set[int] = set()
         demoted: set[int] = set()
+        cleared: set[int] = set()
         begun: list[tuple[int, bool]] = []
         for shard in changed:
             after = new.shards[shard]
@@ -271,8 +286,10 @@ class Node:
                 local.given.primary_changed(shard, before.primary)
             if boot in after.replicas and (before is None or boot not in before.replicas):
                 local.given.joined(shard, local.now_ms)
-            was_primary = before is not None and before.primary == boot
-            if after.primary == boot:
+            if _starts_empty(boot, before, after):
+                cleared.add(shard)
+            was_primary = before is not None and before.primary == boot and not before.withheld
+            if after.primary == boot and not after.withheld:
                 follows = before is not None and after.epoch == before.epoch + 1
                 suspended.add(shard)
                 stays = (
@@ -291,9 +308,11 @@ class Node:
         if demoted:
             local.fired["demotions"] += 1
             self.serving.demote(demoted)
+        self.filling.abandon(suspended | demoted)
+        if cleared:
+            local.forget(cleared)
         for shard in changed:
-            if boot not in new.shards[shard].replicas and old.shards and boot in old.shards[shard].replicas:
-                local.store.clear(shard)
+            if boot not in new.shards[shard].replicas:
                 local.given.left(shard)
         for shard, stays in begun:
             self.takeovers.begin(shard, new.shards[shard], stays=stays)
@@ -302,10 +321,10 @@ class Node:
         local, boot = self.local, self.boot
         peers: set[int] = set()
         owners: set[int] = set()
-        for replicas in {entry.replicas for entry in new.shards if boot in entry.replicas}:
+        for replicas, learners in {(entry.replicas, entry.learners) for entry in new.shards}:
             if replicas[0] == boot:
-                peers.update(replicas[1:])
-            else:
+                peers.update(replicas[1:], learners)
+            elif boot in replicas or boot in learners:
                 owners.add(replicas[0])
         self.peers, self.owners = peers, owners
         self.contact.shares_with(peers, owners, local.now_ms)
@@ -376,8 +395,8 @@ class Node:
     def _lease_lacks(self, peer: int) -> bool:
         """Whether the grant of `peer` does not cover a group that it is in."""
         return any(
-            peer in group.members and self.local.leases.until_ms((peer,), group.changed) <= self.local.now_ms
-            for group in self.serving.groups.values()
+            peer in group.receivers and self.local.leases.until_ms((peer,), group.changed) <= self.local.now_ms
+            for group in self.serving.groups
         )
 
     def _on_lease(self, source: Address, header: wire.Header, frame: bytes) -> None:
@@ -431,3 +450,11 @@ class Node:
     def check_invariants(self) -> None:
         """Raise AssertionError if something that must hold between steps does not; for the simulator and the tests."""
         check_node(self)
+
+
+def _starts_empty(boot: int, before: Shard | None, after: Shard) -> bool:
+    """Whether what `boot` holds of a shard is to be forgotten, now that its entry is `after` (SAFETY 20, 33)."""
+    if before is None:
+        return False  # this node has just started
+    left = boot not in after.replicas and (boot in before.replicas or boot in before.learners)
+    return left or boot in after.learners or after.born > before.epoch

@@ -109,7 +109,7 @@ class Reading:
         """A backup wants to read: lease it what we serve, for at most as long as we are leased ourselves."""
         local = self.local
         groups = [
-            group for group in self.serving.groups.values() if sender in group.members and local.now_ms < group.until_ms
+            group for group in self.serving.groups if sender in group.backups and local.now_ms < group.until_ms
         ]
         shards = sorted(shard for group in groups for shard in group.shards if shard in self.serving.active)
         if not shards:

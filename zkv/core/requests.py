@@ -29,6 +29,9 @@ OPS_LIMIT: Final = 16_384
 TURN_BYTES: Final = 4 * 1024 * 1024
 """After so many bytes of requests a batch leaves before its turn ends: none must be too long for the queues."""
 
+BUSY_MS: Final = 20.0
+"""A node counts as busy for so long after a request."""
+
 
 class Requests:
     """The client's side of a primary: requests in, replies into `Serving.hold`."""
@@ -65,6 +68,8 @@ class Requests:
                 return
             op = wire.GET
         self._execute(held, header, batch, watermark, op, where, keys, values)
+        local.operations += len(keys)
+        local.busy_until_ms = local.now_ms + BUSY_MS
         self._taken_bytes += len(frame)
         if self._taken_bytes > TURN_BYTES:
             self._taken_bytes = 0
@@ -146,7 +151,7 @@ class Requests:
                     held.versions[position] = found
                     continue
                 if index in record.misses:
-                    held.versions[position] = record.misses[index]
+                    held.versions[position], _ = record.misses[index]
                     held.set_status(position, wire.MISSING)
                     continue
             status = status or unknown
@@ -168,7 +173,7 @@ class Requests:
         if routed_by < self.serving.reign.get(shard, 0):
             local.fired["old routes refused"] += 1
             return wire.OLD_ROUTE
-        if len(self.serving.held) >= HELD_LIMIT or (op in wire.WRITES and not full.isdisjoint(group.members)):
+        if len(self.serving.held) >= HELD_LIMIT or (op in wire.WRITES and not full.isdisjoint(group.receivers)):
             return wire.BUSY
         return wire.OK
 
@@ -180,7 +185,7 @@ class Requests:
         local = self.local
         versions = self.serving.next_versions(shards)
         local.store.apply(shards, keys, versions, values)
-        local.sessions.remember(client, batch, watermark, indices, versions, local.now_ms)
+        local.sessions.remember(client, batch, watermark, indices, shards, versions, local.now_ms)
         self.serving.replicate(waits, Part(client, batch, watermark, indices, shards, versions, keys, values))
         return versions
 
@@ -234,12 +239,13 @@ class Requests:
     ) -> None:
         """A later try of the same delete must not delete what an earlier one found missing (SAFETY 24)."""
         local = self.local
-        local.sessions.remember(client, batch, watermark, (), (), local.now_ms)
+        local.sessions.remember(client, batch, watermark, (), (), (), local.now_ms)
         session = local.sessions.find(client)
         record = session.records.get(batch) if session else None
         if record is not None:
             for position in positions:
-                record.misses[position if indices is None else indices[position]] = held.versions[position]
+                index = position if indices is None else indices[position]
+                record.misses[index] = held.versions[position], held.shards[position]
 
     def _depend(self, waits: dict[Group, int], held: Held) -> None:
         """Add what the shown versions depend on: within an epoch, one comparison says whether one is committed."""

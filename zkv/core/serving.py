@@ -22,6 +22,8 @@ WRITES_PART: Final = 0
 ADOPT_PART: Final = 1
 ACTIVE_PART: Final = 2
 DROP_PART: Final = 3
+FILL_PART: Final = 4
+SESSIONS_PART: Final = 5
 """Kinds of parts in a batch, docs/PROTOCOL.md."""
 
 HELD_LIMIT: Final = 16_384
@@ -40,7 +42,9 @@ class Serving:
         """Shards that are reconciled under their present epoch, and not fenced."""
         self.fenced: set[int] = set()
         """Shards that a member refused under a newer epoch: not served until that epoch is known here."""
-        self.groups: dict[tuple[int, ...], Group] = {}
+        self.groups: dict[Group, None] = {}
+        self._open: dict[tuple[tuple[int, ...], tuple[int, ...]], Group] = {}
+        """(backups, learners) -> the group that takes in further shards with these."""
         self.group_of: list[Group | None] = [None] * shards
         self.bases: list[int] = [0] * shards
         """epoch << 40 of each active shard: or-ed with a counter it is a version."""
@@ -108,7 +112,8 @@ class Serving:
             last = part.versions[positions[-1]] & wire.COUNTER_MASK
             if not group.members:
                 group.committed = last
-                continue
+                if not group.receivers:
+                    continue
             if len(positions) == len(part.shards):
                 share = part
             elif len(positions) == 1:
@@ -132,11 +137,12 @@ class Serving:
                 )
             )  # fmt: skip
             self._dirty[group] = None
-            waits[group] = last
+            if group.members:
+                waits[group] = last
 
     def notify(self, group: Group, item: tuple[Any, ...]) -> None:
         """Send a notice that makes no version (activation, dropped tombstones) in the group's streams."""
-        if group.members:
+        if group.receivers:
             group.wire.append(item)
             self._dirty[group] = None
 
@@ -147,15 +153,17 @@ class Serving:
             packed = wire.pack(group.wire)
             if not group.pending:
                 self._unsettled += 1
-            group.pending.append((self.counter, tuple([local.send_batch(peer, packed) for peer in group.members])))
+            group.pending.append((self.counter, tuple([local.send_batch(peer, packed) for peer in group.receivers])))
             if group.parts:
                 local.tails.keep(group.source, self.counter, group.parts)
             group.parts, group.wire = [], []
+            if not group.members:
+                self._advance(group)  # a set of one: committed as it is made
         self._dirty.clear()
 
     def acknowledged(self, peer: int) -> None:
         """The stream to `peer` moved on: see what that commits."""
-        for group in list(self.groups.values()):
+        for group in list(self.groups):
             if group.pending and peer in group.members:
                 self._advance(group)
 
@@ -163,16 +171,19 @@ class Serving:
         """Commit the batches that *every* member has acknowledged, in order (SAFETY 5, 8)."""
         outgoing = self.local.outgoing
         pending = group.pending
-        streams = [outgoing[peer] for peer in group.members]
+        streams = [outgoing[peer] for peer in group.receivers]
+        required = group.required
+        needed = streams if required is None else [streams[place] for place in required]
         moved = False
         while pending:
             counter, seqs = pending[0]
-            if not self._everywhere(streams, seqs):
+            if needed and not self._everywhere(needed, seqs if required is None else [seqs[at] for at in required]):
                 break
             pending.popleft()
             moved = True
             group.committed = max(group.committed, counter)
-            for peer, stream, seq in zip(group.members, streams, seqs, strict=True):
+            group.mark = seqs
+            for peer, stream, seq in zip(group.receivers, streams, seqs, strict=True):
                 if self.fenced:
                     self.defer(((peer, seq),))
                 else:
@@ -200,7 +211,7 @@ class Serving:
         """Grants or the map changed: work out again until when the groups are covered; send what waited for that."""
         leases = self.local.leases
         until = float("inf")
-        for group in self.groups.values():
+        for group in self.groups:
             group.until_ms = leases.until_ms(group.members, group.changed)
             until = min(until, group.until_ms)
         self.covered_until_ms = until
@@ -282,12 +293,15 @@ class Serving:
         self._deferred.extend(settled)
 
     def _dissolve(self, group: Group) -> None:
-        self.groups.pop(group.members, None)
+        self.groups.pop(group, None)
+        key = group.backups, group.learners
+        if self._open.get(key) is group:
+            del self._open[key]
         if group.pending:
             self._unsettled -= 1
         for _, seqs in group.pending:
             # The next header shows a map in which the shard's epoch changed: receivers strand the entries first.
-            self.defer(zip(group.members, seqs, strict=True))
+            self.defer(zip(group.receivers, seqs, strict=True))
         group.pending.clear()
         waiters, group.waiters = list(group.waiters), type(group.waiters)()
         for _, held in waiters:
@@ -307,11 +321,12 @@ class Serving:
         """`shard` is reconciled under its present epoch: serve it."""
         local = self.local
         entry = local.map.shards[shard]
-        members = tuple(sorted(boot for boot in entry.replicas if boot != local.boot))
-        group = self.groups.get(members)
-        if group is None:
+        key = tuple(sorted(boot for boot in entry.replicas if boot != local.boot)), tuple(sorted(entry.learners))
+        group = self._open.get(key)
+        if group is None or group.joined:
             self._sources -= 1
-            group = self.groups[members] = Group(members, self._sources)
+            group = self._open[key] = Group(*key, self._sources)
+            self.groups[group] = None
         group.shards.add(shard)
         group.changed = max(group.changed, entry.changed)
         self.group_of[shard] = group
@@ -319,6 +334,11 @@ class Serving:
         self.active.add(shard)
         self.reign[shard] = reign
         self.youngest_reign = max(self.youngest_reign, reign)
+
+    def join(self, group: Group, learner: int) -> None:
+        """From now on the acknowledgements and grants of `learner` are required (SAFETY 5, 11)."""
+        group.join(learner)
+        self.refresh_leases()
 
     def unblock(self, shards: set[int]) -> None:
         """`shards` were activated: replies that waited for their reconciliation may go."""
@@ -345,7 +365,8 @@ class Serving:
             if local.store.tables[shard].get(key) != (version, None):
                 continue
             group = self.group_of[shard]
-            if shard in self.active and group and version <= self.bases[shard] + group.committed:
+            filling = group is not None and group.learners
+            if shard in self.active and group and not filling and version <= self.bases[shard] + group.committed:
                 local.store.drop_tombstone(shard, key, version)
                 dropped[group].append((shard, version, key))
             else:

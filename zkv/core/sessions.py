@@ -12,8 +12,8 @@ instead of per operation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Container, Iterator, Sequence
+from typing import Final, NamedTuple
 
 from zkv.core import wire
 
@@ -23,31 +23,58 @@ SESSIONS_LIMIT: Final = 100_000
 """Clients remembered. A further one is turned away until an older one has been silent for long enough."""
 
 
+class SessionPart(NamedTuple):
+    """Outcomes of a client's batch, as columns of equal length."""
+
+    indices: Sequence[int] | None
+    """Place of each operation in the batch; None: 0…n-1."""
+    shards: Sequence[int]
+    versions: Sequence[int]
+
+    def rows(self) -> Iterator[tuple[int, int, int]]:
+        """(index, shard, version) of each operation."""
+        indices = range(len(self.versions)) if self.indices is None else self.indices
+        return zip(indices, self.shards, self.versions, strict=True)
+
+
 class Record:
     """What became of the operations of one batch, as far as this replica saw them."""
 
     __slots__ = ("_found", "attempt", "misses", "parts")
 
     def __init__(self) -> None:
-        self.parts: list[tuple[Sequence[int] | None, Sequence[int]]] = []
-        """(indices or None for 0…n-1, versions) of every replicated part of the batch."""
-        self.misses: dict[int, int] = {}
-        """Deletes that met nothing: index -> version of the answer. Known to the primary that gave it only."""
+        self.parts: list[SessionPart] = []
+        """Every replicated part of the batch."""
+        self.misses: dict[int, tuple[int, int]] = {}
+        """Deletes that met nothing: index -> (version of the answer, shard). Known to the primary that gave it only."""
         self.attempt = 0
         """Newest try of the batch that this node answered as a primary: what a try was refused, a duplicate of it must
         not do (SAFETY 25)."""
         self._found: dict[int, int] | None = None
 
-    def add(self, indices: Sequence[int] | None, versions: Sequence[int]) -> None:
+    def add(self, part: SessionPart) -> None:
         """Remember a part. Repeated parts (re-sent tails) are harmless."""
-        self.parts.append((indices, versions))
+        self.parts.append(part)
         self._found = None
+
+    def of_shards(self, shards: Container[int]) -> SessionPart | None:
+        """What is remembered of operations on these shards, as one part."""
+        picked = [row for part in self.parts for row in part.rows() if row[1] in shards]
+        return SessionPart(*zip(*picked, strict=True)) if picked else None
+
+    def forget(self, shards: Container[int]) -> None:
+        """Forget what is remembered of operations on these shards."""
+        self.misses = {index: miss for index, miss in self.misses.items() if miss[1] not in shards}
+        kept = [row for part in self.parts for row in part.rows() if row[1] not in shards]
+        if len(kept) < sum(len(part.versions) for part in self.parts):
+            self.parts = [SessionPart(*zip(*kept, strict=True))] if kept else []
+            self._found = None
 
     def version(self, index: int) -> int | None:
         """The version that operation `index` got, or None if it was not seen."""
         if self._found is None:
             self._found = {}
-            for indices, versions in self.parts:
+            for indices, _, versions in self.parts:
                 self._found.update(zip(range(len(versions)) if indices is None else indices, versions, strict=True))
         return self._found.get(index)
 
@@ -119,6 +146,7 @@ class Sessions:
         batch: int,
         watermark: int,
         indices: Sequence[int] | None,
+        shards: Sequence[int],
         versions: Sequence[int],
         now_ms: float,
     ) -> None:
@@ -126,7 +154,20 @@ class Sessions:
         session = self.open(client, watermark, now_ms)
         if batch < session.watermark:
             return
-        session.record(batch).add(indices, versions)
+        session.record(batch).add(SessionPart(indices, shards, versions))
+
+    def clients(self) -> list[int]:
+        """Everybody who is remembered."""
+        return list(self._table)
+
+    def forget(self, shards: Container[int]) -> None:
+        """Forget what became of operations on these shards: their copy here is cleared (SAFETY 20).
+
+        Otherwise a retry could find a write that the others never had. Watermarks stay: they only ever refuse.
+        """
+        for session in self._table.values():
+            for record in session.records.values():
+                record.forget(shards)
 
     def expire(self, now_ms: float) -> None:
         """Forget clients that have been silent for `ttl_ms`."""

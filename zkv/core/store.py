@@ -11,12 +11,28 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+from msgpack import ExtType
 
 Entry = tuple[int, Any]
 """(version, value)"""
 ABSENT: Entry = (0, None)
 """What a key that was never written looks like."""
+
+
+SAMPLED_TABLES: Final = 4
+SAMPLED_ENTRIES: Final = 4
+SAMPLE_MEMORY: Final = 200
+"""How many samples the mean size remembers."""
+
+
+def size_of(item: Any) -> int:
+    """Bytes of a key or value, as far as that can be told without encoding it."""
+    if isinstance(item, ExtType):
+        return len(item.data)
+    return len(item) if isinstance(item, bytes | str) else 8
 
 
 class Row(NamedTuple):
@@ -34,7 +50,7 @@ class Row(NamedTuple):
 class Store:
     """All shards of one node. A shard without data is an empty dict: 64 bytes."""
 
-    __slots__ = ("committed", "graves", "positions", "tables")
+    __slots__ = ("_mean_bytes", "_sampled", "committed", "graves", "positions", "tables")
 
     def __init__(self, shards: int) -> None:
         self.tables: list[dict[str | bytes, Entry]] = [{} for _ in range(shards)]
@@ -42,6 +58,9 @@ class Store:
         self.committed: dict[int, int] = dict.fromkeys(range(shards), 0)
         self.graves: deque[tuple[float, int, int, str | bytes]] = deque()
         """(when, shard, version, key) of tombstones, oldest first."""
+        self._sampled = 0
+        self._mean_bytes = 0.0
+        """Of a key and its value, over the last samples."""
 
     def apply(self, shards: Sequence[int], keys: Sequence[Any], versions: Sequence[int], values: Sequence[Any]) -> None:
         """Apply columns of outcomes, in counter order, that continue each shard's history."""
@@ -75,8 +94,19 @@ class Store:
         if table.get(key) == (version, None):
             del table[key]
 
+    def fill(
+        self, shard: int, keys: Iterable[Any], versions: Iterable[int], values: Iterable[Any], now_ms: float
+    ) -> None:
+        """Take a chunk of a copy that is being made: what is here and newer stays (SAFETY 21)."""
+        table = self.tables[shard]
+        for key, version, value in zip(keys, versions, values, strict=True):
+            if table.get(key, ABSENT)[0] < version:
+                table[key] = (version, value)
+                if value is None:
+                    self.graves.append((now_ms, shard, version, key))
+
     def clear(self, shard: int) -> None:
-        """Forget a shard that is no longer ours."""
+        """Forget a shard that is no longer ours, or that we are to be filled with."""
         self.tables[shard] = {}
         self.positions[shard] = 0
         self.committed[shard] = 0
@@ -84,3 +114,11 @@ class Store:
     def count(self) -> int:
         """Entries held, tombstones included."""
         return sum(map(len, self.tables))
+
+    def estimate_bytes(self) -> int:
+        """Keys and values held, from a few samples a call: the tables take turns."""
+        for _ in range(SAMPLED_TABLES):
+            self._sampled = (self._sampled + 1) % len(self.tables)
+            for key, (_, value) in islice(self.tables[self._sampled].items(), SAMPLED_ENTRIES):
+                self._mean_bytes += (size_of(key) + size_of(value) - self._mean_bytes) / SAMPLE_MEMORY
+        return int(self._mean_bytes * self.count())

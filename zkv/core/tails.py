@@ -9,7 +9,7 @@ batches of a long-gone primary must neither be forgotten before a commit positio
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from zkv.core.store import Row
@@ -31,6 +31,18 @@ class Part(NamedTuple):
     keys: Sequence[Any]
     values: Sequence[Any]
     """None: a delete."""
+
+
+def _without(part: Part, shards: Container[int]) -> Part | None:
+    """`part` without its rows of `shards`; None if nothing is left."""
+    kept = [position for position, shard in enumerate(part.shards) if shard not in shards]
+    if len(kept) == len(part.shards):
+        return part
+    if not kept:
+        return None
+    places = range(len(part.shards)) if part.indices is None else part.indices
+    columns = (places, part.shards, part.versions, part.keys, part.values)
+    return Part(part.client, part.batch, part.watermark, *([column[at] for at in kept] for column in columns))
 
 
 class Tails:
@@ -83,6 +95,16 @@ class Tails:
                 for mark, parts in kept
                 if not all(all(map(settled, part.shards, part.versions)) for part in parts)
             )
+            if remaining:
+                self._sources[source] = remaining
+            else:
+                del self._sources[source]
+
+    def forget(self, shards: Container[int]) -> None:
+        """Drop all rows of `shards`, whose copy here is cleared (SAFETY 20)."""
+        for source, kept in list(self._sources.items()):
+            batches = [(mark, [left for part in parts if (left := _without(part, shards))]) for mark, parts in kept]
+            remaining = deque(batch for batch in batches if batch[1])
             if remaining:
                 self._sources[source] = remaining
             else:

@@ -200,7 +200,7 @@ class Takeovers:
         local = self.local
         fresh = local.store.adopt(shard, rows, local.now_ms)
         for row in fresh:
-            local.sessions.remember(row.client, row.batch, 0, (row.place,), (row.version,), local.now_ms)
+            local.sessions.remember(row.client, row.batch, 0, (row.place,), (shard,), (row.version,), local.now_ms)
         local.keep_rows({shard: fresh})
 
     def _send_lacking(self) -> None:
@@ -235,6 +235,8 @@ class Takeovers:
             self.unreported[shard] = takeover.epoch
             self._notices[shard] = position
         self._reported_ms = float("-inf")
+        # All members have answered under the new epoch, so their next grants count.
+        local.leases.ask_soon(max(local.map.shards[shard].changed for shard in shards))
         local.prune_tails()
         serving.refresh_leases()
         serving.unblock(set(shards))

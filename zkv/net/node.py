@@ -23,6 +23,7 @@ from zkv.net import sockets
 from zkv.net.clock import now_ms
 from zkv.net.links import DRAIN_FRAMES, Context, Links, Socket
 from zkv.net.signals import Termination
+from zkv.net.usage import Usage
 
 logger = logging.getLogger("zkv.node")
 
@@ -59,10 +60,13 @@ class NodeHost:
         self._heartbeats_to = ""
         self._listening_to: tuple[str, int] = ("", 0)
         self._map_version = 0
+        self._usage = Usage(now_ms())
 
     def turn(self, timeout_ms: float) -> None:
         """Wait for frames, at most `timeout_ms`, and take one step."""
+        self.core.local.usage = self._usage.measured(now_ms())
         events = self.links.poller.poll(max(0, int(timeout_ms) + 1))
+        self._usage.woke(now_ms())
         frames: list[tuple[Address, bytes]] = []
         for socket, event in events:
             if socket is self.router and event & zmq.POLLIN:
@@ -149,6 +153,9 @@ def run(config: NodeConfig) -> None:
                 host.links.poller.register(termination.fd, zmq.POLLIN)
                 while not termination.asked and not parent_is_gone():
                     host.turn(host.core.next_wake_ms - now_ms())
+                    if host.core.contact.released:
+                        logger.info("%s was drained: its shards are held by others, and it leaves", config.name)
+                        return
                     if host.core.contact.rejected is not None:
                         raise ZkvError(f"{config.name} is not let in: {host.core.contact.rejected}")
             logger.info("%s stops", config.name)

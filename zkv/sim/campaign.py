@@ -48,7 +48,7 @@ class Campaign:
         self.world.network.latency_ms = (0.05, rng.choice((0.5, 2.0, 20.0)))
         self.fault_ms = rng.choice((150.0, 400.0, 900.0))
         """Mean time between faults."""
-        self.keys = [f"key{number}" for number in range(rng.choice((2, 6, 12)))]
+        self.keys = [f"key{number}" for number in range(rng.choice((2, 6, 12, 40)))]
         self.clients: list[ClientProcess] = []
         self.values = 0
         self.storm = False
@@ -129,7 +129,7 @@ class Campaign:
             self._reset,
             self._slow, self._manager, self._manager_pause, self._client_pause, self._restart, self._depose,
             self._depose,
-            self._deafen, self._quarrel,
+            self._deafen, self._quarrel, self._strike_fill, self._strike_fill,
         ]  # fmt: skip
         self.rng.choice(faults)()
         self.world.clockwork.after(self.rng.expovariate(1 / self.fault_ms), self._fault)
@@ -145,6 +145,33 @@ class Campaign:
             self.world.nodes[name].crash_in_batches = True
         else:
             self.world.crash_node(name)
+
+    def _strike_fill(self) -> None:
+        """Somebody who takes part in a fill dies, stops, or is cut off: the learner, the source, or another member."""
+        world = self.world
+        if world.disk is None or not world.disk.map.version:
+            return
+        filling = [shard for shard in world.disk.map.shards if shard.learners]
+        if not filling:
+            return
+        shard = self.rng.choice(filling)
+        process = world.by_boot[self.rng.choice((*shard.learners, *shard.learners, *shard.replicas))]
+        if not process.alive or process is not world.nodes[process.name]:
+            return
+        world.fired["fills struck"] += 1
+        strike = self.rng.random()
+        if strike < 0.5 and world.may_crash(process.name):
+            world.crash_node(process.name)
+        elif strike < 0.7 and not process.paused:
+            process.pause()
+            world.clockwork.after(self.rng.choice((50.0, 500.0, 1500.0)), process.resume)
+        elif strike < 0.85:
+            other = world.by_boot[self.rng.choice((*shard.learners, *shard.replicas))]
+            if other is not process:
+                self._sever([(process.pid, other.pid), (other.pid, process.pid)], self.rng.choice((300.0, 1200.0)))
+        elif world.manager.alive:
+            world.crash_manager()
+            world.clockwork.after(self.rng.choice((10.0, 300.0, 1500.0)), self._revive_manager)
 
     def _restart(self) -> None:
         """A dead node comes back empty, as a new member."""

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from zkv.core import wire
+from zkv.core import node, wire
 from zkv.core.calls import Batch
 from zkv.core.client import ClientCore
 from zkv.core.effects import Persist, Publish
+from zkv.core.filling import Fill, Filling
 from zkv.core.following import Following
+from zkv.core.groups import Group
 from zkv.core.leases import Given, Leases
 from zkv.core.local import Local
 from zkv.core.manager import Manager
@@ -24,7 +26,9 @@ from zkv.core.replies import Held
 from zkv.core.requests import Requests
 from zkv.core.serving import Serving
 from zkv.core.sessions import Session, Sessions
+from zkv.core.store import Store
 from zkv.core.streams import InStream
+from zkv.core.tails import Tails
 from zkv.core.takeover import Takeover, Takeovers
 
 
@@ -32,10 +36,10 @@ class Patch:
     """Replaces attributes and puts them back."""
 
     def __init__(self) -> None:
-        self._former: list[tuple[type, str, Any]] = []
+        self._former: list[tuple[Any, str, Any]] = []
 
-    def set(self, owner: type, name: str, value: Any) -> Any:
-        """Replace `owner.name`; returns what was there."""
+    def set(self, owner: Any, name: str, value: Any) -> Any:
+        """Replace `owner.name`, of a class or a module; returns what was there."""
         former = owner.__dict__[name]
         self._former.append((owner, name, former))
         setattr(owner, name, value)
@@ -205,6 +209,91 @@ def rule_18_demotion_says_not_done(patch: Patch) -> None:
 
 
 @plant
+def rule_20_fills_onto_what_is_there(patch: Patch) -> None:
+    """A learner keeps what it had of the shard from an earlier membership, or from a fill that was broken off."""
+
+    def forget(self: Local, shards: Any) -> None:
+        for shard in shards:
+            if self.boot not in self.map.shards[shard].learners:
+                self.store.clear(shard)
+
+    patch.set(Local, "forget", forget)
+
+
+@plant
+def rule_20_sessions_kept(patch: Patch) -> None:
+    """A learner forgets the entries it had, and still remembers having made them."""
+    patch.set(Sessions, "forget", lambda self, shards: None)
+
+
+@plant
+def rule_20_tails_kept(patch: Patch) -> None:
+    """A learner forgets the entries it had, and still offers their tail to a successor."""
+    patch.set(Tails, "forget", lambda self, shards: None)
+
+
+@plant
+def rule_20_tombstones_dropped_while_filling(patch: Patch) -> None:
+    """A primary forgets deletes although a learner of the shard has yet to pass them."""
+    former = patch.set(Serving, "drop_tombstones", None)
+
+    def drop_tombstones(self: Serving) -> None:
+        learners = {group: group.learners for group in self.groups}
+        for group in learners:
+            group.learners = ()
+        former(self)
+        for group, filling in learners.items():
+            group.learners = filling
+
+    patch.set(Serving, "drop_tombstones", drop_tombstones)
+
+
+@plant
+def rule_21_chunks_overwrite_newer(patch: Patch) -> None:
+    """A chunk replaces what the subscription has brought already."""
+
+    def fill(self: Store, shard: int, keys: Any, versions: Any, values: Any, now_ms: float) -> None:
+        self.tables[shard].update(zip(keys, zip(versions, values, strict=True), strict=True))
+
+    patch.set(Store, "fill", fill)
+
+
+@plant
+def rule_22_reported_before_it_has_all(patch: Patch) -> None:
+    """A learner counts as filled once everything was sent to it."""
+
+    def promote(self: Filling, fill: Fill) -> None:
+        if fill.all_sent and not fill.reported:
+            fill.joined = fill.reported = True
+            self.serving.join(fill.group, fill.learner)
+            self._report(fill)
+
+    patch.set(Filling, "_promote", promote)
+
+
+@plant
+def rule_22_filled_learners_not_required(patch: Patch) -> None:
+    """Writes commit without the learner that was reported filled."""
+    patch.set(Group, "join", lambda self, learner: None)
+
+
+@plant
+def rule_22_filled_only_when_nothing_is_under_way(patch: Patch) -> None:
+    """A learner counts as filled once it has acknowledged every batch sent: under load never."""
+
+    def has_all(self: Filling, fill: Fill, acked: int) -> bool:
+        return acked >= self.local.stream_to(fill.learner).last_seq
+
+    patch.set(Filling, "has_all", has_all)
+
+
+@plant
+def rule_23_sessions_not_filled(patch: Patch) -> None:
+    """A copy is made of the entries alone: its holder does not recognise retries."""
+    patch.set(Filling, "_session_rows", lambda self, fill: None)
+
+
+@plant
 def rule_24_sessions_not_replicated(patch: Patch) -> None:
     """Only the primary remembers what it has executed."""
 
@@ -281,6 +370,17 @@ def rule_30_told_before_durable(patch: Patch) -> None:
         return sorted(effects, key=lambda effect: (isinstance(effect, Persist), not isinstance(effect, Publish)))
 
     patch.set(Manager, "step", step)
+
+
+@plant
+def rule_33_former_life_kept(patch: Patch) -> None:
+    """A member keeps what it held of a shard that was created anew since."""
+    former = patch.set(node, "_starts_empty", None)
+
+    def starts_empty(boot: int, before: Any, after: Any) -> bool:
+        return bool(former(boot, before, after._replace(born=1)))
+
+    patch.set(node, "_starts_empty", starts_empty)
 
 
 @plant

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from zkv.core import client, fragments, node, streams
+from zkv.core import client, filling, fragments, node, streams, wire
 from zkv.core.manager import Manager
 from zkv.core.reconfigure import wait_list
 from zkv.core.roster import Verdict
@@ -27,9 +27,30 @@ class RestlessManager(Manager):
     drops = 0.0
     """Probability that a change of a shard drops a member."""
 
+    def _dispatch(self, route: bytes, header: Any, frame: bytes) -> None:
+        if header.kind != wire.FILLED:
+            super()._dispatch(route, header, frame)
+            return
+        learner, shards, epochs = body = wire.decode_body(frame)
+        if not hasattr(self, "_full"):
+            self._full: dict[tuple[int, int], int] = {}
+        for shard, epoch in zip(wire.unpack_u64(shards), wire.unpack_u64(epochs), strict=True):
+            entry = self.map.shards[shard]
+            if entry.epoch == epoch and entry.primary == header.sender and learner in entry.learners:
+                self._full[shard, learner] = epoch
+        self._reply(route, wire.FILLED_ACK, header.sender, body)
+
     def _next_delta(self, verdict: Verdict) -> Delta | None:
         delta = super()._next_delta(verdict)
         old = self.map
+        if delta is None and old.version and not self._outdated:  # TEMP until the manager does it
+            changed = {}
+            for number, shard in enumerate(old.shards):
+                if any(old.members[b].state != UP for b in shard.learners):
+                    wait = wait_list(shard, shard.replicas, old.members, self._active[number] == shard.epoch)
+                    changed[number] = Shard(shard.epoch + 1, old.version + 1, shard.replicas, (), wait)
+            if changed:
+                return Delta(old.cluster, old.version, old.version + 1, changed)
         if delta is not None or not self.restlessness or not old.version or self._outdated:
             return delta
         if not hasattr(self, "_whims"):
@@ -41,13 +62,19 @@ class RestlessManager(Manager):
         for number, shard in enumerate(old.shards):
             if self._whims.random() < 0.5 or any(old.members[boot].state != UP for boot in shard.replicas):
                 continue
-            replicas = list(shard.replicas)
+            full = getattr(self, "_full", {})
+            ready = [b for b in shard.learners if full.get((number, b)) == shard.epoch and old.members[b].state == UP]
+            if shard.learners and len(ready) < len(shard.learners) and self._whims.random() < 0.8:
+                continue
+            replicas = list(shard.replicas) + ready
             if self._whims.random() < 0.7:
                 self._whims.shuffle(replicas)
             if len(replicas) > 1 and self._whims.random() < self.drops:
                 replicas.pop(self._whims.randrange(len(replicas)))
             wait = wait_list(shard, replicas, old.members, self._active[number] == shard.epoch)
-            changed[number] = Shard(shard.epoch + 1, version, tuple(replicas), (), wait)
+            others = [boot for boot, member in old.members.items() if member.state == UP and boot not in replicas]
+            learners = tuple(boot for boot in others if self._whims.random() < 0.5)
+            changed[number] = Shard(shard.epoch + 1, version, tuple(replicas), learners, wait)
         return Delta(old.cluster, old.version, version, changed) if changed else None
 
 
@@ -60,6 +87,9 @@ def limits(rng: random.Random) -> Iterator[None]:
         (fragments, "FRAGMENT_BYTES", rng.choice((400, 256 * 1024, 256 * 1024))),
         (client, "BATCH_OPS", rng.choice((2, 1024))),
         (node, "STASH_LIMIT", rng.choice((2, 1024))),
+        (filling, "CHUNK_ENTRIES", rng.choice((1, 2, 512))),
+        (filling, "CHUNK_CLIENTS", rng.choice((1, 256))),
+        (filling, "WINDOW_CHUNKS", rng.choice((1, 4))),
     ]
     former = [(module, name, getattr(module, name)) for module, name, _ in chosen]
     for module, name, value in chosen:

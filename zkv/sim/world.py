@@ -22,6 +22,7 @@ from zkv.core.local import MANAGER, PUBLISH
 from zkv.core.node import Node
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import ShardMap, shard_of
+from zkv.core.store import ABSENT
 from zkv.sim.history import NOT_DONE, OK, UNKNOWN, History, Operation, Violation
 from zkv.sim.network import Clockwork, Network
 from zkv.sim.processes import MANAGER_PID, ClientProcess, ManagerProcess, NodeProcess, Process
@@ -30,6 +31,8 @@ from zkv.sim.restless import RestlessManager
 PROOF_MS: Final = (1.0, 30.0)
 """How soon a supervisor reports a child that it reaped."""
 PROBE_MS: Final = (0.5, 5.0)
+KEPT_MS: Final = 30_000.0
+"""Tombstones that are kept for longer than this outlive a run."""
 
 
 class World:
@@ -227,7 +230,14 @@ class World:
         shard = shard_of(key, self.settings.shards)
         for boot in self.disk.map.shards[shard].replicas:
             process = self.by_boot[boot]
-            if process.alive and process.core.local.store.positions[shard] < version:
+            if not process.alive:
+                continue
+            store = process.core.local.store
+            lacks = store.positions[shard] < version
+            if self.settings.tombstone_ms > KEPT_MS:
+                # Nobody has dropped a tombstone yet: the entry itself must be there.
+                lacks = lacks or store.tables[shard].get(key, ABSENT)[0] < version
+            if lacks:
                 raise Violation(
                     f"{process.pid} is in sync for shard {shard}, but lacks acknowledged {key} {version:#x}"
                 )

@@ -1,0 +1,296 @@
+"""Making new copies: a primary fills the learners of its shards, while it serves them (SAFETY 20-23).
+
+Theory of operation. A learner is named by an epoch of the map. When the primary has activated the shard under that
+epoch nothing of it is uncommitted; from the activation on the learner is sent all that the backups are sent, in its
+numbered stream (*subscribe first*). Then, in the same stream and so in one order with the writes:
+
+1. *Sessions*: what this primary remembers of its clients, one row a client, watermark included.
+2. *Chunks*: the entries, tombstones too, as they are when the chunk is made. A key that is written between two chunks
+   comes by the subscription; the learner keeps whatever is newer.
+3. *Join*: every chunk is acknowledged and the learner grants leases: from here on its acknowledgements are required,
+   so the commit point cannot run away from a learner that is a little slower (it must end under steady load).
+4. *Report*: the learner has acknowledged everything up to the commit point. The manager is told, again and again until
+   it answers, and makes it a member of the set with the next epoch. The report is never taken back.
+
+Any change of the shard's epoch ends the fill; the next one starts from empty.
+
+Fills are paced: a few chunks to one learner may be under way, all together keep to `fill_bytes_per_s`, and to a part
+of it while clients keep the node busy. Shards of a learner are filled one after the other, learners side by side.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, Final
+
+from zkv.core import wire
+from zkv.core.groups import Group
+from zkv.core.local import MANAGER, Local
+from zkv.core.serving import FILL_PART, SESSIONS_PART, Serving
+from zkv.core.sessions import Session
+from zkv.core.store import size_of
+
+CHUNK_BYTES: Final = 64 * 1024
+"""Keys and values of a chunk, unless one entry alone is longer."""
+CHUNK_ENTRIES: Final = 512
+CHUNK_CLIENTS: Final = 256
+WINDOW_CHUNKS: Final = 4
+"""Chunks to one learner that may be unacknowledged."""
+ENTRY_BYTES: Final = 16
+"""What an entry costs beside its key and value."""
+BUSY_PART: Final = 4
+"""While clients keep the node busy fills get this part of `fill_bytes_per_s`: one in so many bytes."""
+BURST_MS: Final = 20.0
+"""Unused bandwidth is kept for so long."""
+PACE_MS: Final = 2.0
+"""How soon to look again when bandwidth was lacking."""
+REPORT_LIMIT: Final = 8192
+REPORT_MS: Final = 200.0
+"""Interval at which reports are repeated until the manager has acknowledged them."""
+
+
+class Fill:
+    """One learner of one group, on its way to being in sync."""
+
+    __slots__ = (
+        "all_sent", "group", "joined", "keys", "last_seq", "learner", "left_keys", "outstanding", "reported", "rows",
+        "sent", "shard", "shards",
+    )  # fmt: skip
+
+    def __init__(self, group: Group, learner: int) -> None:
+        self.group = group
+        self.learner = learner
+        self.sent: set[int] = set()
+        """Shards that are sent, or being sent."""
+        self.shards: deque[int] = deque()
+        """Those of this round still to come."""
+        self.rows: Iterator[int] = iter(())
+        """Clients whose sessions are still to be sent, for the shards of this round."""
+        self.shard = -1
+        """The one being sent, with what is left of its keys."""
+        self.keys: Iterator[Any] = iter(())
+        self.left_keys = 0
+        """About how many entries of this round are still to be sent."""
+        self.all_sent = False
+        """Whether nothing was left when a chunk was last made."""
+        self.outstanding: deque[int] = deque()
+        """Sequence numbers of chunks under way."""
+        self.last_seq = 0
+        """The newest batch that the learner must have: the last chunk, or that with the shards' activation."""
+        self.joined = False
+        self.reported = False
+
+
+class Filling:
+    """All fills of one node, as a primary."""
+
+    def __init__(self, local: Local, serving: Serving) -> None:
+        self.local = local
+        self.serving = serving
+        self.fills: dict[tuple[Group, int], Fill] = {}
+        self._budget_bytes = 0.0
+        self._paid_ms = 0.0
+        self._unreported: dict[int, dict[int, int]] = defaultdict(dict)
+        """learner -> shard -> epoch of reports that the manager has not acknowledged."""
+        self._reported_ms = float("-inf")
+
+    # --- a turn ----------------------------------------------------------------------------------------------------
+
+    def advance(self, wake: Callable[[float], None]) -> None:
+        """End of a turn, after all batches of it have left: move every fill as far as it can go."""
+        if not self.fills and not any(group.learners for group in self.serving.groups):
+            return
+        self._follow_groups()
+        self._earn()
+        learners: dict[int, list[Fill]] = defaultdict(list)
+        for fill in self.fills.values():
+            learners[fill.learner].append(fill)
+        for fills in learners.values():
+            self._pump(fills)
+        for fill in self.fills.values():
+            self._promote(fill)
+        self.local.fill_left_keys = sum(fill.left_keys for fill in self.fills.values())
+        if any(fill.left_keys for fill in self.fills.values()) and self._budget_bytes <= 0:
+            wake(self.local.now_ms + PACE_MS)
+
+    def _follow_groups(self) -> None:
+        """Begin fills for new groups, forget those whose groups are gone."""
+        groups = self.serving.groups
+        for key in [key for key in self.fills if key[0] not in groups]:
+            del self.fills[key]
+        for group in groups:
+            for learner in group.learners:
+                if (group, learner) not in self.fills:
+                    self.fills[group, learner] = Fill(group, learner)
+                    self.local.fired["fills begun"] += 1
+
+    def _earn(self) -> None:
+        """Bandwidth since the last turn. What was sent too much is paid back first."""
+        local = self.local
+        rate = local.settings.fill_bytes_per_s / 1000
+        if local.now_ms < local.busy_until_ms:
+            rate /= BUSY_PART
+        elapsed_ms = min(local.now_ms - self._paid_ms, BURST_MS)
+        self._paid_ms = local.now_ms
+        self._budget_bytes = min(self._budget_bytes + rate * elapsed_ms, rate * BURST_MS)
+
+    def _pump(self, fills: Iterable[Fill]) -> None:
+        """Send the learner of these what may be sent now, one fill after the other."""
+        for fill in fills:
+            acked = self.local.stream_to(fill.learner).acked
+            while fill.outstanding and fill.outstanding[0] <= acked:
+                fill.outstanding.popleft()
+        under_way = sum(len(fill.outstanding) for fill in fills)
+        for fill in fills:
+            while under_way < WINDOW_CHUNKS and self._budget_bytes > 0 and (packed := self._next_chunk(fill)):
+                fill.last_seq = self.local.send_batch(fill.learner, packed, commits=False)
+                fill.outstanding.append(fill.last_seq)
+                under_way += 1
+                self._budget_bytes -= len(packed)
+                self.local.fill_bytes += len(packed)
+                self.local.fired["chunks sent"] += 1
+
+    # --- what is sent ----------------------------------------------------------------------------------------------
+
+    def _next_chunk(self, fill: Fill) -> bytes | None:
+        """The next batch of a fill, or None if all of it was sent."""
+        while True:
+            if sessions := self._session_rows(fill):
+                return sessions
+            if fill.shard in fill.group.shards and (chunk := self._entries(fill)):
+                return chunk
+            if not self._next_shard(fill):
+                fill.left_keys, fill.all_sent = 0, True
+                return None
+
+    def _next_shard(self, fill: Fill) -> bool:
+        """Go on to the next shard of the round, or begin a round with the shards that came since."""
+        if not fill.shards:
+            fresh = sorted(fill.group.shards - fill.sent)
+            if not fresh:
+                return False
+            # The batch that tells the learner from where on it subscribes has left: activations go before fills.
+            fill.last_seq = self.local.stream_to(fill.learner).last_seq
+            fill.all_sent = False
+            fill.sent.update(fresh)
+            fill.shards.extend(fresh)
+            fill.rows = iter(self.local.sessions.clients())
+            fill.shard = -1
+            fill.left_keys = sum(len(self.local.store.tables[shard]) for shard in fresh)
+            return True
+        fill.shard = fill.shards.popleft()
+        fill.keys = iter(list(self.local.store.tables[fill.shard]))
+        return True
+
+    def _session_rows(self, fill: Fill) -> bytes | None:
+        """Clients as they are remembered now: for each, watermark and records are of the same moment."""
+        rows = []
+        for client in islice(fill.rows, CHUNK_CLIENTS):
+            session = self.local.sessions.find(client)
+            if session is not None:
+                rows.append([client, session.watermark, _records(session, fill.group.shards)])
+        if not rows:
+            return None
+        shards = sorted(fill.group.shards)
+        epochs = [self.local.map.shards[shard].epoch for shard in shards]
+        return wire.pack([[SESSIONS_PART, wire.pack_u64(shards), wire.pack_u64(epochs), rows]])
+
+    def _entries(self, fill: Fill) -> bytes | None:
+        """The next entries of the shard that is being sent, as they are now."""
+        table = self.local.store.tables[fill.shard]
+        keys, versions, values = [], [], []
+        size = 0
+        for key in fill.keys:
+            fill.left_keys -= 1
+            entry = table.get(key)
+            if entry is None:
+                continue
+            keys.append(key)
+            versions.append(entry[0])
+            values.append(entry[1])
+            size += size_of(key) + size_of(entry[1]) + ENTRY_BYTES
+            if size >= CHUNK_BYTES or len(keys) >= CHUNK_ENTRIES:
+                break
+        if not keys:
+            return None
+        self.local.fill_keys += len(keys)
+        epoch = self.local.map.shards[fill.shard].epoch
+        return wire.pack([[FILL_PART, fill.shard, epoch, keys, wire.pack_u64(versions), values]])
+
+    # --- from learner to member ------------------------------------------------------------------------------------
+
+    def _promote(self, fill: Fill) -> None:
+        """Join a learner that has every chunk; report it once it has everything that is committed (SAFETY 22)."""
+        local, group = self.local, fill.group
+        acked = local.stream_to(fill.learner).acked
+        complete = fill.all_sent and group.shards <= fill.sent and acked >= fill.last_seq
+        leased = local.leases.until_ms((fill.learner,), group.changed) > local.now_ms
+        if complete and leased and not fill.joined:
+            fill.joined = True
+            self.serving.join(group, fill.learner)
+        if fill.joined and not fill.reported and self.has_all(fill, acked):
+            fill.reported = True
+            local.fired["fills reported"] += 1
+            self._report(fill)
+
+    def has_all(self, fill: Fill, acked: int) -> bool:
+        """Whether the learner acknowledged every batch up to the commit point."""
+        return acked >= max(fill.last_seq, fill.group.mark[fill.group.receivers.index(fill.learner)])
+
+    # --- reports ---------------------------------------------------------------------------------------------------
+
+    def _report(self, fill: Fill) -> None:
+        shards = self.local.map.shards
+        self._unreported[fill.learner].update((shard, shards[shard].epoch) for shard in sorted(fill.group.shards))
+        self._reported_ms = float("-inf")
+
+    def announce(self, wake: Callable[[float], None]) -> None:
+        """Tell the manager who is filled, until it has answered."""
+        local = self.local
+        if not self._unreported:
+            return
+        if local.now_ms - self._reported_ms >= REPORT_MS:
+            self._reported_ms = local.now_ms
+            for learner, reports in self._unreported.items():
+                shards = list(islice(reports, REPORT_LIMIT))
+                epochs = wire.pack_u64(reports[shard] for shard in shards)
+                local.send(MANAGER, wire.FILLED, [learner, wire.pack_u64(shards), epochs])
+        wake(self._reported_ms + REPORT_MS)
+
+    def reported(self, learner: int, shards: Iterable[int], epochs: Iterable[int]) -> None:
+        """The manager knows these."""
+        reports = self._unreported.get(learner, {})
+        for shard, epoch in zip(shards, epochs, strict=True):
+            if reports.get(shard) == epoch:
+                del reports[shard]
+        if not reports:
+            self._unreported.pop(learner, None)
+        else:
+            self._reported_ms = float("-inf")  # there were more than one report holds
+
+    def report_again(self) -> None:
+        """A new incarnation of the manager: it may have forgotten what was reported."""
+        for fill in self.fills.values():
+            if fill.reported:
+                self._report(fill)
+
+    def abandon(self, shards: Iterable[int]) -> None:
+        """The epoch of these shards changed: reports of the former one say nothing any more."""
+        gone = set(shards)
+        for learner, reports in list(self._unreported.items()):
+            for shard in gone.intersection(reports):
+                del reports[shard]
+            if not reports:
+                del self._unreported[learner]
+
+
+def _records(session: Session, shards: set[int]) -> list[list[Any]]:
+    """What a session holds of these shards, for the wire."""
+    rows = []
+    for batch, record in session.records.items():
+        part = record.of_shards(shards)
+        if part is not None:
+            rows.append([batch, *map(wire.pack_u64, (part.indices or (), part.shards, part.versions))])
+    return rows
