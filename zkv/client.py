@@ -77,9 +77,10 @@ class Client:
     Args:
         manager: endpoint of the manager, `tcp://HOST:PORT`.
         timeout_s: default deadline of a call, in seconds, over all its tries; at most 120.
-        read: "primary", or "any": reads go to any in-sync replica, which answers where it holds a read lease and
-        knows that
-            what it shows is committed, and sends the client to the primary otherwise. Both are linearizable.
+        read: "primary", or "any": reads go to any in-sync replica, which answers where it holds a read lease and knows
+            that what it shows is committed, and sends the client to the primary otherwise. Both are linearizable.
+        ack: "all": a write is acknowledged once every in-sync replica has it; "primary": once its primary has it, whose
+            crash may then lose it, and nobody reads it before all have it. None: as the cluster is set.
         subscribe: listen to map changes. Without it the client asks the manager when a node does not answer.
 
     Nothing is sent before the first call, and the manager is needed only to learn the map.
@@ -94,11 +95,13 @@ class Client:
     """
 
     def __init__(
-        self, manager: str = DEFAULT_MANAGER, timeout_s: float = 5.0, *, read: str = "primary", subscribe: bool = True
-    ) -> None:
+        self, manager: str = DEFAULT_MANAGER, timeout_s: float = 5.0, *, read: str = "primary",
+        ack: str | None = None, subscribe: bool = True,
+    ) -> None:  # fmt: skip
         if read not in ("primary", "any"):
             raise UsageError(f'read is {read!r}, it must be "primary" or "any"')
         self.read = read
+        self._ack = _ack_level(ack)
         self._get = wire.GET if read == "primary" else wire.GET_ANY
         self.manager = manager
         self.timeout_s = _checked_timeout(timeout_s)
@@ -110,9 +113,9 @@ class Client:
 
     # --- operations ------------------------------------------------------------------------------------------------
 
-    def put(self, key: Key, value: Any, *, timeout_s: float | None = None) -> PutResult:
-        """Store `value` under `key`; returns once every in-sync replica has it."""
-        return self.mput({key: value}, timeout_s=timeout_s)[0]
+    def put(self, key: Key, value: Any, *, timeout_s: float | None = None, ack: str | None = None) -> PutResult:
+        """Store `value` under `key`; returns once every in-sync replica has it (see `ack` of the class)."""
+        return self.mput({key: value}, timeout_s=timeout_s, ack=ack)[0]
 
     def get(self, key: Key, default: Any = None, *, timeout_s: float | None = None) -> Any:
         """The value under `key`, or `default` where there is none."""
@@ -131,20 +134,21 @@ class Client:
         """Whether there is a value under `key`, without fetching it."""
         return bool(self._call(wire.EXISTS, (key,), None, timeout_s).results()[1][0])
 
-    def delete(self, key: Key, *, timeout_s: float | None = None) -> DeleteResult:
+    def delete(self, key: Key, *, timeout_s: float | None = None, ack: str | None = None) -> DeleteResult:
         """Remove `key`; the result says whether there was anything to remove."""
-        call = self._call(wire.DELETE, (key,), None, timeout_s)
+        call = self._call(wire.DELETE, (key,), None, timeout_s, ack)
         versions, _, statuses, sources = call.results()
         existed = not statuses or statuses[0] != wire.MISSING
         return DeleteResult(existed, versions[0], self._name(sources[0]))
 
     def mput(
-        self, items: Mapping[str, Any] | Mapping[bytes, Any] | Mapping[Key, Any], *, timeout_s: float | None = None
-    ) -> list[PutResult]:
+        self, items: Mapping[str, Any] | Mapping[bytes, Any] | Mapping[Key, Any], *, timeout_s: float | None = None,
+        ack: str | None = None,
+    ) -> list[PutResult]:  # fmt: skip
         """Store many values, all nodes in parallel; results in the order of `items`. Each key is atomic by itself."""
         keys: list[Key] = list(items)
         values = list(items.values())
-        call = self._call(wire.PUT, keys, encode_column(values), timeout_s)
+        call = self._call(wire.PUT, keys, encode_column(values), timeout_s, ack)
         versions, _, _, sources = call.results()
         return list(map(_put_result, zip(versions, self._names(sources), strict=True)))
 
@@ -209,10 +213,14 @@ class Client:
     def _deadline_s(self, timeout_s: float | None) -> float:
         return self.timeout_s if timeout_s is None else _checked_timeout(timeout_s)
 
-    def _call(self, op: int, keys: Sequence[Key], values: Sequence[Any] | None, timeout_s: float | None) -> Call:
+    def _call(
+        self, op: int, keys: Sequence[Key], values: Sequence[Any] | None, timeout_s: float | None,
+        ack: str | None = None,
+    ) -> Call:  # fmt: skip
         check_keys(keys)
+        level = self._ack if ack is None else _ack_level(ack)
         with self._lock:
-            call = self._usable().call(op, keys, values, 1000 * self._deadline_s(timeout_s))
+            call = self._usable().call(op, keys, values, 1000 * self._deadline_s(timeout_s), level)
         if call.failure is not None:
             raise self._error(call.failure)
         return call
@@ -238,6 +246,14 @@ class Client:
 
 def _no_manager(endpoint: str) -> str:
     return f"no manager answers at {endpoint}: start a cluster with `zkv-launch start`, or name another manager"
+
+
+def _ack_level(ack: str | None) -> int:
+    if ack is None:
+        return wire.ACK_DEFAULT
+    if ack not in wire.ACK_LEVELS:
+        raise UsageError(f'ack is {ack!r}, it must be "all" or "primary"')
+    return wire.ACK_LEVELS[ack]
 
 
 def _checked_timeout(timeout_s: float) -> float:

@@ -262,12 +262,12 @@ class Bench:
     def _ask(
         self, op: int, at: str, keys: list[str], values: list[Any] | None, *, client: str = "x",
         batch: int | None = None, watermark: int = 0, indices: list[int] | None = None,
-        timeout_ms: float = 100_000.0, routed_by: int | None = None,
+        timeout_ms: float = 100_000.0, routed_by: int | None = None, ack: str = "all",
     ) -> Ask:  # fmt: skip
         """`routed_by`: the client's map version, by default the node's own."""
         if batch is None and op in wire.WRITES:
             batch = self._batches[client] = self._batches[client] + 1
-        ask = Ask(client, batch or 0, watermark, op, keys, values, indices, self.now_ms + timeout_ms)
+        ask = Ask(client, batch or 0, watermark, op, keys, values, indices, self.now_ms + timeout_ms, ack=ack)
         self._request(ask, at, routed_by)
         return ask
 
@@ -275,7 +275,7 @@ class Bench:
         """The same request again, under the same identity, as the client's next try."""
         retry = Ask(
             ask.client, ask.batch, ask.watermark, ask.op, ask.keys, ask.values, ask.indices, ask.deadline_ms,
-            ask.attempt + 1,
+            ask.attempt + 1, ask.ack,
         )  # fmt: skip
         self._request(retry, at, routed_by)
         return retry
@@ -287,7 +287,7 @@ class Bench:
         body = [
             number, ask.attempt, ask.batch, ask.watermark, node_deadline_ms, ask.op,
             None if ask.indices is None else wire.pack_u16(ask.indices),
-            wire.pack_u16(shard_of(key, 2) for key in ask.keys), ask.keys, ask.values,
+            wire.pack_u16(shard_of(key, 2) for key in ask.keys), ask.keys, ask.values, wire.ACK_LEVELS[ask.ack],
         ]  # fmt: skip
         routed_by = self.node(at).map.version if routed_by is None else routed_by
         data = wire.encode(wire.REQUEST, CLUSTER, LOW + ord(ask.client), self.boot(at), routed_by, body)

@@ -20,6 +20,7 @@ SHARDS = {"s": 0, "t": 1}
 STATUS_NAMES = {
     wire.OK: "OK", wire.MISSING: "MISSING", wire.MOVED: "MOVED", wire.NOT_READY: "NOT_READY",
     wire.OLD_ROUTE: "OLD_ROUTE", wire.BUSY: "BUSY", wire.LATE: "LATE", wire.EXPIRED: "EXPIRED", wire.MAYBE: "MAYBE",
+    wire.THIN: "THIN",
 }  # fmt: skip
 
 
@@ -92,6 +93,7 @@ class Ask:
     deadline_ms: float
     """In the bench's time."""
     attempt: int = 1
+    ack: str = "all"
     statuses: list[str] = field(default_factory=lambda: ["UNANSWERED"])
     versions: list[int] = field(default_factory=list)
     results: list[Any] = field(default_factory=list)

@@ -56,6 +56,12 @@ DIRECTED = {
         "test_schedules.test_schedule_6_a_fill_under_steady_load_finishes"
     ),
     "rule-23-sessions-not-filled": "test_filling.test_rule_23_a_fill_carries_sessions_with_their_watermarks",
+    "rule-27-copies-not-counted-again": (
+        "test_acknowledging.test_rule_27_the_copies_are_counted_again_at_the_acknowledgement"
+    ),
+    "rule-27-early-writes-read": (
+        "test_acknowledging.test_rule_27_an_early_acknowledgement_waits_for_nobody_and_its_readers_do"
+    ),
     "rule-33-former-life-kept": "test_filling.test_a_shard_born_anew_meets_no_data_of_its_former_life",
     "rule-24-any-miss-counts": "test_retries.test_rule_24_a_failed_condition_is_remembered",
 }

@@ -40,6 +40,7 @@ class Request(NamedTuple):
     indices: list[int] | None
     keys: list[str]
     values: list[Any] | None
+    ack: int
     map_version: int
 
 
@@ -98,11 +99,13 @@ class Talk:
         found = []
         for to, frame in sent:
             if frame[3] == wire.REQUEST:
-                number, attempt, batch, mark, deadline, op, indices, _, keys, values = wire.decode_body(frame)
+                number, attempt, batch, mark, deadline, op, indices, _, keys, values, ack = (
+                    wire.decode_body(frame)
+                )
                 where = None if indices is None else wire.unpack_u16(indices)
                 version = wire.decode_header(frame).map_version
                 assert isinstance(to, int)
-                found.append(Request(to, number, attempt, batch, mark, deadline, op, where, keys, values, version))
+                found.append(Request(to, number, attempt, batch, mark, deadline, op, where, keys, values, ack, version))
         return found
 
     def request(self) -> Request:

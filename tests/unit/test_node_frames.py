@@ -41,7 +41,7 @@ def request(**changes: Any) -> bytes:
     """A REQUEST of client x to P, correct but for `changes`."""
     fields: dict[str, Any] = {
         "request": 10**6, "attempt": 1, "batch": 1, "watermark": 0, "deadline_ms": 1e300, "op": wire.PUT,
-        "indices": None, "shards": wire.pack_u16([shard_of(S2, 2)]), "keys": [S2], "values": ["v"],
+        "indices": None, "shards": wire.pack_u16([shard_of(S2, 2)]), "keys": [S2], "values": ["v"], "ack": 0,
     }  # fmt: skip
     body = [*(fields | changes).values()]
     return wire.encode(wire.REQUEST, CLUSTER, LOW + ord("x"), 0, 1, body)

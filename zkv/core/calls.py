@@ -96,10 +96,13 @@ class Batch:
 class Call:
     """One call of the API: its operations and, once `done`, their results."""
 
-    __slots__ = ("batches", "count", "deadline_ms", "failure", "pending", "started_ms", "unrouted")
+    __slots__ = ("ack", "batches", "count", "deadline_ms", "failure", "pending", "started_ms", "thin", "unrouted")
 
-    def __init__(self, count: int, now_ms: float, deadline_ms: float) -> None:
+    def __init__(self, count: int, now_ms: float, deadline_ms: float, ack: int = wire.ACK_DEFAULT) -> None:
         self.count = count
+        self.ack = ack
+        self.thin = False
+        """Whether a try was refused because its shard has too few in-sync copies."""
         self.started_ms = now_ms
         self.deadline_ms = deadline_ms
         self.batches: list[Batch] = []

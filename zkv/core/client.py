@@ -67,6 +67,8 @@ class ClientCore:
         self._waiting: list[tuple[float, Batch, list[int]]] = []
         """(due, batch, indices) to be tried again."""
         self._primaries: list[int] = []
+        self._hopeless: dict[int, str] = {}
+        """Shards that nobody will serve under this map, and why."""
         self._greeted_ms: float | None = None
         """When the manager last welcomed us."""
         self._asked_manager_ms = float("-inf")
@@ -87,11 +89,15 @@ class ClientCore:
     # --- calls -----------------------------------------------------------------------------------------------------
 
     def submit(
-        self, op: int, keys: Sequence[Any], values: Sequence[Any] | None, now_ms: float, deadline_ms: float
-    ) -> Call:
-        """Start a call of one operation on many keys (values as they travel); results come with `step`."""
+        self, op: int, keys: Sequence[Any], values: Sequence[Any] | None, now_ms: float, deadline_ms: float,
+        ack: int = wire.ACK_DEFAULT,
+    ) -> Call:  # fmt: skip
+        """Start a call of one operation on many keys (values as they travel); results come with `step`.
+
+        `ack`: when writes are acknowledged, one of `wire.ACK_…`.
+        """
         self._now_ms = now_ms
-        call = Call(len(keys), now_ms, deadline_ms)
+        call = Call(len(keys), now_ms, deadline_ms, ack)
         self._calls[call] = None
         call.unrouted = (op, keys, values)
         if self.map.version:
@@ -134,6 +140,8 @@ class ClientCore:
                 self._queue(batch, target, target_op, range(len(chosen)))
         if call.done:
             self._end(call)  # it had no operations
+        elif self._hopeless and verdicts.needs_one_of(call, self._hopeless) is not None:
+            self._pull_map(MANAGER)  # unless the manager knows better the call fails with its answer
 
     def _any_replica(self, shard: int) -> tuple[int, int]:
         """(boot id, operation) for a read that any in-sync replica may answer."""
@@ -193,6 +201,7 @@ class ClientCore:
                 wire.pack_u16(pick(batch.shards)),
                 pick(batch.keys),
                 None if batch.wire_values is None else pick(batch.wire_values),
+                call.ack,
             ]
             self._send(boot, wire.REQUEST, body)
 
@@ -257,6 +266,8 @@ class ClientCore:
         del link.tries[request]
         if statuses is not None and wire.LATE in statuses:
             link.offset_ms = None  # our estimate of its clock was too early: take this one
+        if statuses is not None:
+            current.batch.call.thin = wire.THIN in statuses
         link.hear_clock(current.sent_ms, node_ms, self._now_ms)
         batch = current.batch
         if batch.call.failure is not None:
@@ -398,6 +409,8 @@ class ClientCore:
 
     def _on_map(self, source: Address, header: wire.Header, frame: bytes) -> None:
         self._install(ShardMap.from_wire(wire.decode_body(frame)))
+        if source == MANAGER:
+            self._fail_hopeless()
 
     def _on_map_delta(self, source: Address, header: wire.Header, frame: bytes) -> None:
         delta = Delta.from_wire(wire.decode_body(frame))
@@ -421,6 +434,7 @@ class ClientCore:
             return
         self.map = new
         self._primaries = [shard.primary for shard in new.shards]
+        self._hopeless = verdicts.hopeless_shards(new)
         for boot in list(self._links):
             if state_of(self.map, boot) != UP:
                 self._lose(boot)
@@ -430,8 +444,15 @@ class ClientCore:
         for call in list(self._calls):
             if call.unrouted is not None:
                 self._route(call)
-            elif (shard := verdicts.lost_shard(call, new)) is not None:
-                self._fail(call, verdicts.lost(shard, unknown=self._in_doubt(call)))
+        self._fail_hopeless()
+
+    def _fail_hopeless(self) -> None:
+        """End the calls that no waiting can help, by the newest map there is."""
+        for call in list(self._calls) if self._hopeless else ():
+            shard = None if call.unrouted is not None else verdicts.needs_one_of(call, self._hopeless)
+            if shard is not None:
+                unknown = self._in_doubt(call)
+                self._fail(call, Failure(Failure.UNAVAILABLE, self._hopeless[shard], unknown=unknown, shard=shard))
 
     def _reroute(self, boot: int) -> None:
         """Queued tries whose shards have another primary now go there; what is under way is answered by the node."""

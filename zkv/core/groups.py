@@ -76,5 +76,5 @@ class Group:
 
     @property
     def joined(self) -> bool:
-        """Whether a learner has joined: then the group takes in no further shards, which it would not be filled with."""
+        """Whether a learner has joined: then it takes in no further shards, as it would not be filled with them."""
         return len(self.members) > len(self.backups)

@@ -16,10 +16,18 @@ from zkv.core import wire
 class Held:
     """The reply to one request: its columns, and what it still waits for."""
 
-    __slots__ = ("attempt", "blocked", "pending", "request", "route", "shards", "statuses", "values", "versions")
+    __slots__ = (
+        "attempt", "blocked", "deadline_ms", "pending", "request", "route", "shards", "statuses", "values", "versions",
+        "writes",
+    )  # fmt: skip
 
-    def __init__(self, route: Any, request: int, attempt: int, shards: Sequence[int]) -> None:
+    def __init__(
+        self, route: Any, request: int, attempt: int, shards: Sequence[int], deadline_ms: float, *, writes: bool
+    ) -> None:
         self.route = route
+        self.deadline_ms = deadline_ms
+        """On this node's clock; nobody waits for the reply any more after that."""
+        self.writes = writes
         self.request = request
         self.attempt = attempt
         self.shards = shards

@@ -41,11 +41,12 @@ class Requests:
         self.serving = serving
         self.reading = reading
         self._taken_bytes = 0
+        self._default_ack = wire.ACK_LEVELS[local.settings.ack]
 
     def handle(self, source: Address, header: wire.Header, frame: bytes) -> None:
         """One REQUEST. Raises `Malformed`; what is late is dropped before it is looked at any further."""
         body = wire.decode_body(frame)
-        request, attempt, batch, watermark, deadline_ms, op, indices, shards, keys, values = body
+        request, attempt, batch, watermark, deadline_ms, op, indices, shards, keys, values, ack = body
         local = self.local
         where = None if indices is None else wire.unpack_u16(indices)
         numbers = wire.unpack_u16(shards)
@@ -53,7 +54,9 @@ class Requests:
         check_request(local.settings, op, where, numbers, keys, values)
         if op == wire.PUT and len(frame) > local.settings.value_limit_bytes:
             check_sizes(values, local.settings.value_limit_bytes)
-        held = Held(source, request, attempt, numbers)
+        if ack not in (wire.ACK_DEFAULT, wire.ACK_ALL, wire.ACK_PRIMARY):
+            raise Malformed(f"there is no acknowledgement level {ack}")
+        held = Held(source, request, attempt, numbers, deadline_ms, writes=op in wire.WRITES)
         if local.now_ms > deadline_ms:
             local.fired["late requests"] += 1
             held.versions = [0] * len(keys)
@@ -67,7 +70,8 @@ class Requests:
                 self.reading.read(held, keys)
                 return
             op = wire.GET
-        self._execute(held, header, batch, watermark, op, where, keys, values)
+        early = held.writes and (ack or self._default_ack) == wire.ACK_PRIMARY
+        self._execute(held, header, batch, watermark, op, where, keys, values, early)
         local.operations += len(keys)
         local.busy_until_ms = local.now_ms + BUSY_MS
         self._taken_bytes += len(frame)
@@ -76,9 +80,13 @@ class Requests:
             self.serving.flush()
 
     def _execute(
-        self, held: Held, header: wire.Header, batch: int, watermark: int, op: int, indices: Any, keys: Any, values: Any
-    ) -> None:
-        """Execute a checked request, or refuse it, operation by operation where need be; queue or hold its reply."""
+        self, held: Held, header: wire.Header, batch: int, watermark: int, op: int, indices: Any, keys: Any,
+        values: Any, early: bool,
+    ) -> None:  # fmt: skip
+        """Execute a checked request, or refuse it, operation by operation where need be; queue or hold its reply.
+
+        `early`: the reply does not wait for the commit of what it wrote itself (SAFETY 27).
+        """
         local = self.local
         shards = held.shards
         count = len(keys)
@@ -94,6 +102,7 @@ class Requests:
             and record is None
             and unknown == wire.OK
             and len(self.serving.held) < HELD_LIMIT
+            and not (held.writes and self.serving.is_thin(shards))
             and not any(stream.full for stream in local.outgoing.values())
         )
         if whole:
@@ -116,8 +125,13 @@ class Requests:
             self._each(waits, held, header.sender, batch, watermark, op, indices, keys, values, chosen)
         if session is not None and unknown == wire.OK:
             session.record(batch).attempt = held.attempt
-        if self.serving.unsettled and (op != wire.PUT or chosen is not None):
-            self._depend(waits, held)
+        if early:
+            local.fired["early acknowledgements"] += 1
+            waits = {}
+            if held.statuses is not None:
+                self._depend(waits, held, [at for at, status in enumerate(held.statuses) if status == wire.MISSING])
+        elif self.serving.unsettled and (op != wire.PUT or chosen is not None):
+            self._depend(waits, held, range(len(shards)))
         self.serving.hold(held, waits)
 
     def _admit(self, client: int, batch: int, watermark: int, attempt: int) -> tuple[Session | None, int]:
@@ -173,6 +187,8 @@ class Requests:
         if routed_by < self.serving.reign.get(shard, 0):
             local.fired["old routes refused"] += 1
             return wire.OLD_ROUTE
+        if op in wire.WRITES and self.serving.is_thin((shard,)):
+            return wire.THIN
         if len(self.serving.held) >= HELD_LIMIT or (op in wire.WRITES and not full.isdisjoint(group.receivers)):
             return wire.BUSY
         return wire.OK
@@ -247,10 +263,11 @@ class Requests:
                 index = position if indices is None else indices[position]
                 record.misses[index] = held.versions[position], held.shards[position]
 
-    def _depend(self, waits: dict[Group, int], held: Held) -> None:
+    def _depend(self, waits: dict[Group, int], held: Held, positions: Iterable[int]) -> None:
         """Add what the shown versions depend on: within an epoch, one comparison says whether one is committed."""
         bases, group_of = self.serving.bases, self.serving.group_of
-        for shard, version in zip(held.shards, held.versions, strict=True):
+        for position in positions:
+            shard, version = held.shards[position], held.versions[position]
             base = bases[shard]
             if version > base:
                 group = group_of[shard]

@@ -56,7 +56,9 @@ class Serving:
         """Until when leases cover all groups: one comparison for most requests."""
         self.held: dict[Held, None] = {}
         self.unleased: dict[Held, None] = {}
-        """Replies that are committed but met an expired lease."""
+        """Replies that are committed but met an expired lease, or a set that became too small."""
+        self._thin: set[int] = set()
+        """Active shards with fewer in-sync copies than `min_in_sync`: no write of them is taken or acknowledged."""
         self._unsettled = 0
         """Groups that have something uncommitted."""
         self._dirty: dict[Group, None] = {}
@@ -87,7 +89,8 @@ class Serving:
     def _finish(self, held: Held) -> None:
         """Send a reply whose versions are all committed, if leases and epochs still stand (SAFETY 5)."""
         self.held.pop(held, None)
-        if self.covers(held.answered() if held.statuses is not None else held.shards):
+        answered = held.answered() if held.statuses is not None else held.shards
+        if self.covers(answered) and not (held.writes and self.is_thin(answered)):
             self.unleased.pop(held, None)
             self.local.send(held.route, wire.REPLY, held.body(self.local.now_ms))
         else:
@@ -216,7 +219,14 @@ class Serving:
             until = min(until, group.until_ms)
         self.covered_until_ms = until
         for held in list(self.unleased):
-            self._finish(held)
+            if self.local.now_ms > held.deadline_ms:
+                del self.unleased[held]  # who asked has given up by now, and knows nothing of the outcome
+            else:
+                self._finish(held)
+
+    def is_thin(self, shards: Iterable[int]) -> bool:
+        """Whether some of `shards` has too few in-sync copies for a write (SAFETY 27)."""
+        return bool(self._thin) and not self._thin.isdisjoint(shards)
 
     def is_covered(self, shard: int, group: Group) -> bool:
         """Whether leases cover `shard` now (SAFETY 11, 12)."""
@@ -278,6 +288,7 @@ class Serving:
         are re-sent by their takeover, or by another primary's."""
         self.active -= shards
         self.fenced -= shards
+        self._thin -= shards
         for shard in shards:
             group, self.group_of[shard] = self.group_of[shard], None
             if group is None:
@@ -332,6 +343,8 @@ class Serving:
         self.group_of[shard] = group
         self.bases[shard] = entry.epoch << wire.COUNTER_BITS
         self.active.add(shard)
+        if len(entry.replicas) < local.settings.min_in_sync:
+            self._thin.add(shard)
         self.reign[shard] = reign
         self.youngest_reign = max(self.youngest_reign, reign)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Container, Set
 
 from zkv.core.calls import Batch, Call, Failure
 from zkv.core.shardmap import DEAD, UP, ShardMap
@@ -33,21 +33,27 @@ def expired(call: Call, shard_map: ShardMap, *, greeted: bool, unknown: bool) ->
         if all(state_of(shard_map, boot) != UP for boot in shard_map.shards[shard].replicas):
             text = f"no copy of shard {shard} is reachable {waited}"
             return Failure(Failure.UNAVAILABLE, text, unknown=unknown, shard=shard)
+    if call.thin:
+        text = f"too few in-sync copies to take a write {waited} (min_in_sync)"
+        return Failure(Failure.UNAVAILABLE, text, unknown=unknown)
     return Failure(Failure.TIMED_OUT, f"no answer {waited}", unknown=unknown)
 
 
-def lost_shard(call: Call, shard_map: ShardMap) -> int | None:
-    """A shard that the call still needs and that has only dead copies: waiting would not bring it back."""
-    for shard in _open_shards(call):
-        if all(state_of(shard_map, boot) == DEAD for boot in shard_map.shards[shard].replicas):
-            return shard
-    return None
+def hopeless_shards(shard_map: ShardMap) -> dict[int, str]:
+    """Shards that waiting will not bring back, and why."""
+    why = {}
+    dead = {boot for boot, member in shard_map.members.items() if member.state == DEAD}
+    for shard, entry in enumerate(shard_map.shards):
+        if entry.withheld:
+            why[shard] = f"the operator's placement names no holder for shard {shard}; its data is kept"
+        elif dead.issuperset(entry.replicas):
+            why[shard] = f"every node that held shard {shard} is dead; its keys are lost"
+    return why
 
 
-def lost(shard: int, *, unknown: bool) -> Failure:
-    """The failure of a call that needs a lost shard."""
-    text = f"every node that held shard {shard} is dead; its keys are lost"
-    return Failure(Failure.UNAVAILABLE, text, unknown=unknown, shard=shard)
+def needs_one_of(call: Call, shards: Container[int]) -> int | None:
+    """A shard among `shards` of which the call still wants something, or None."""
+    return next((shard for shard in _open_shards(call) if shard in shards), None)
 
 
 def state_of(shard_map: ShardMap, boot: int) -> int:

@@ -105,8 +105,17 @@ EXPIRED: Final = 7
 MAYBE: Final = 8
 """The primary was demoted while the reply waited for its commit: maybe done, ask again under the same identity
 (SAFETY 18)."""
-DEFINITE: Final = frozenset((MOVED, NOT_READY, OLD_ROUTE, BUSY, LATE))
+THIN: Final = 9
+"""Not done: the shard has fewer in-sync copies than `min_in_sync` (definite; try again, SAFETY 27)."""
+DEFINITE: Final = frozenset((MOVED, NOT_READY, OLD_ROUTE, BUSY, LATE, THIN))
 """Statuses that say for certain that this try did nothing and never will."""
+
+# When a write is acknowledged (SAFETY 27)
+ACK_DEFAULT: Final = 0
+"""As the cluster's settings say."""
+ACK_ALL: Final = 1
+ACK_PRIMARY: Final = 2
+ACK_LEVELS: Final = {"all": ACK_ALL, "primary": ACK_PRIMARY}
 
 # Whole-message refusals
 BAD_REQUEST: Final = 1

@@ -37,12 +37,15 @@ class Connection:
         self._listening_to = ""
         self._map_version = 0
 
-    def call(self, op: int, keys: Sequence[Any], values: Sequence[Any] | None, timeout_ms: float) -> Call:
+    def call(
+        self, op: int, keys: Sequence[Any], values: Sequence[Any] | None, timeout_ms: float,
+        ack: int = wire.ACK_DEFAULT,
+    ) -> Call:  # fmt: skip
         """Run one call to its end: results, or a failure."""
         if self._listening_to:
             self._turn(0)
         started_ms = now_ms()
-        call = self.core.submit(op, keys, values, started_ms, started_ms + timeout_ms)
+        call = self.core.submit(op, keys, values, started_ms, started_ms + timeout_ms, ack)
         try:
             self._send(self.core.step((), started_ms))
             while not call.done:

@@ -38,6 +38,7 @@ class Campaign:
             tombstone_ms=rng.choice((60_000, 300)),
             session_ttl_ms=20_000,
             timeout_limit_ms=4000,
+            min_in_sync=rng.choice((1, 1, 1, min(2, replicas))),
         )
         self.world = world_class(seed, settings)
         if rng.random() < 0.4:
@@ -52,6 +53,8 @@ class Campaign:
         self.clients: list[ClientProcess] = []
         self.values = 0
         self.storm = False
+        self.early = rng.choice((0.0, 0.0, 0.3))
+        """Part of the writes that ask for an early acknowledgement (SAFETY 27)."""
 
     def run(self, storm_ms: float = 6000.0) -> World:
         """The whole run. Raises `Violation` or AssertionError where a promise or an invariant is broken."""
@@ -116,7 +119,8 @@ class Campaign:
             for place, key in enumerate(keys)
         ]
         client.submit(
-            op, keys, values, rng.choice((400.0, 1500.0, 3000.0)), (operations, lambda: self._next_call(client))
+            op, keys, values, rng.choice((400.0, 1500.0, 3000.0)), (operations, lambda: self._next_call(client)),
+            early=op in wire.WRITES and rng.random() < self.early,
         )
 
     # --- faults ----------------------------------------------------------------------------------------------------

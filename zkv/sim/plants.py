@@ -361,6 +361,32 @@ def rule_25_new_identity_for_retries(patch: Patch) -> None:
 
 
 @plant
+def rule_27_copies_not_counted_again(patch: Patch) -> None:
+    """A write that was taken while there were copies enough is acknowledged when there are not."""
+    former = patch.set(Serving, "_finish", None)
+
+    def finish(self: Serving, held: Held) -> None:
+        held.writes = False
+        former(self, held)
+
+    patch.set(Serving, "_finish", finish)
+
+
+@plant
+def rule_27_early_writes_read(patch: Patch) -> None:
+    """What was acknowledged early counts as committed for its readers, too."""
+    former = patch.set(Requests, "_execute", None)
+
+    def execute(self: Requests, *rest: Any) -> None:
+        former(self, *rest)
+        if rest[-1]:
+            for group in self.serving.groups:
+                group.committed = self.serving.counter
+
+    patch.set(Requests, "_execute", execute)
+
+
+@plant
 def rule_30_told_before_durable(patch: Patch) -> None:
     """The manager publishes a change before it is durable."""
     former = patch.set(Manager, "step", None)

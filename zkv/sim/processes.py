@@ -175,10 +175,12 @@ class ClientProcess(Process):
         """Calls under way, with what the workload wants to know when they end."""
         self.wake_in(0.0)
 
-    def submit(self, op: int, keys: list[str], values: list[Any] | None, timeout_ms: float, note: Any) -> None:
-        """Start a call; the workload hears of its end."""
-        now_ms = self.now_ms()
-        self.calls[self.core.submit(op, keys, values, now_ms, now_ms + timeout_ms)] = note
+    def submit(
+        self, op: int, keys: list[str], values: list[Any] | None, timeout_ms: float, note: Any, *, early: bool = False
+    ) -> None:
+        """Start a call; the workload hears of its end. `early`: its writes are acknowledged by the primary alone."""
+        now_ms, ack = self.now_ms(), wire.ACK_PRIMARY if early else wire.ACK_DEFAULT
+        self.calls[self.core.submit(op, keys, values, now_ms, now_ms + timeout_ms, ack)] = note
         self.wake_in(0.0)
 
     def turn(self) -> None:
