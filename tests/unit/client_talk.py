@@ -59,6 +59,8 @@ class Talk:
         self.core = ClientCore(77, random.Random(1))
         self.now_ms = 0.0
         self.sent: list[tuple[Address, bytes]] = []
+        self.deaf: set[int] = set()
+        """Nodes that answer no greeting."""
         if welcome:
             self.welcome()
             self.tell(map_of(s, t))
@@ -74,7 +76,7 @@ class Talk:
         out = self.core.step([(source, frame) for frame in frames], self.now_ms)
         self.sent += out
         for to, frame in out:
-            if frame[3] == wire.HELLO and isinstance(to, int) and to != MANAGER:
+            if frame[3] == wire.HELLO and isinstance(to, int) and to != MANAGER and to not in self.deaf:
                 body = [wire.decode_body(frame), int(self.node_ms(to)), "name"]
                 self.step(to, wire.encode(wire.HELLO_ACK, CLUSTER, to, 0, 1, body))
 

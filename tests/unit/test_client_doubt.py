@@ -9,7 +9,7 @@ from zkv.core import wire
 from zkv.core.calls import Failure
 from zkv.core.client import BACKOFF_MAX_MS, TRY_MS
 from zkv.core.local import MANAGER
-from zkv.core.shardmap import DEAD, DOWN
+from zkv.core.shardmap import DEAD, DOWN, ShardMap
 
 
 @pytest.mark.parametrize("status", sorted(wire.DEFINITE))
@@ -124,3 +124,61 @@ def test_another_start_on_the_same_port_makes_it_ask_for_the_map() -> None:
     talk.wait(BACKOFF_MAX_MS)
     talk.reply(talk.request(), [5], map_version=2)
     assert call.done
+
+
+def accusations(talk: Talk) -> list[list[int]]:
+    sent, talk.sent = talk.sent, []
+    return [wire.decode_body(frame)[0] for _, frame in sent if frame[3] == wire.ACCUSE]
+
+
+def test_rule_32_a_node_that_gives_no_sign_of_life_is_reported_for_as_long_as_that_lasts() -> None:
+    talk = Talk()
+    talk.deaf.add(A)
+    talk.put(S, T)
+    for _ in range(20):
+        talk.wait(50)
+    assert len(told := accusations(talk)) >= 3
+    assert told == [[A]] * len(told), "and no other"
+    talk.deaf.clear()
+    talk.wait(200)
+    accusations(talk)
+    talk.wait(300)
+    assert accusations(talk) == []
+
+
+def test_rule_32_a_node_that_only_takes_its_time_is_not_reported() -> None:
+    talk = Talk()
+    talk.put(S)
+    for _ in range(60):
+        talk.wait(50)
+    assert accusations(talk) == [], "it greets us: what it holds up has another cause"
+
+
+def test_a_call_on_a_lost_shard_asks_the_manager_once_more_before_it_fails() -> None:
+    talk = Talk()
+    talk.tell(map_of((A, B), (C,), 2, a=DEAD, b=DEAD))
+    call = talk.put(S)
+    assert not call.done
+    talk.tell(map_of((A, B), (C,), 2, a=DEAD, b=DEAD))
+    assert failure_of(call).kind == Failure.UNAVAILABLE
+    call = talk.put(S)
+    talk.tell(map_of((C,), (C,), 3, a=DEAD, b=DEAD))
+    assert not call.done, "it was reset meanwhile"
+
+
+def test_a_shard_that_the_operator_gave_to_nobody_fails_clearly() -> None:
+    talk = Talk()
+    call = talk.put(S)
+    shard_map = map_of((A, B), (C,), 2)
+    withheld = shard_map.shards[0]._replace(withheld=True)
+    talk.tell(ShardMap(shard_map.cluster, 2, shard_map.members, (withheld, shard_map.shards[1])))
+    assert failure_of(call).kind == Failure.UNAVAILABLE
+    assert "no holder for shard 0" in failure_of(call).text
+
+
+def test_rule_27_the_level_of_acknowledgement_travels_with_the_request() -> None:
+    talk = Talk()
+    for level in (wire.ACK_DEFAULT, wire.ACK_ALL, wire.ACK_PRIMARY):
+        talk.core.submit(wire.PUT, [S], ["v"], 0.0, 5000.0, level)
+        talk.step()
+        assert talk.request().ack == level

@@ -177,7 +177,7 @@ class Try:
 class Link:
     """What the client knows of one node (one boot id)."""
 
-    __slots__ = ("clock_ms", "hello_ms", "offset_ms", "queue", "tries")
+    __slots__ = ("clock_ms", "hello_ms", "offset_ms", "pinged_ms", "queue", "tries")
 
     def __init__(self) -> None:
         self.offset_ms: float | None = None
@@ -186,6 +186,8 @@ class Link:
         self.clock_ms = float("-inf")
         """When `offset_ms` was estimated."""
         self.hello_ms = float("-inf")
+        self.pinged_ms: float | None = None
+        """Since when it has been asked for a sign of life without giving one; None: nothing is asked."""
         self.queue: list[Try] = []
         self.tries: dict[int, Try] = {}
         """Request number -> try under way."""

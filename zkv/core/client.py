@@ -41,6 +41,10 @@ BACKOFF_MS: Final = 4.0
 """Pause before a definitely refused operation is tried again; doubled with each, with jitter, up to the maximum."""
 BACKOFF_MAX_MS: Final = 100.0
 HELLO_MS: Final = 100.0
+ACCUSE_AFTER_MS: Final = 300.0
+"""A node that gives no sign of life for so long when asked for one is reported to the manager (SAFETY 32)."""
+ACCUSE_MS: Final = 150.0
+"""Interval of these reports, while they last: gaps between them must not look like an end."""
 PULL_MS: Final = 50.0
 MANAGER_MS: Final = 200.0
 
@@ -73,6 +77,7 @@ class ClientCore:
         """When the manager last welcomed us."""
         self._asked_manager_ms = float("-inf")
         self._pulled_ms = float("-inf")
+        self._accused_ms = float("-inf")
         self._out: list[tuple[Address, bytes]] = []
         self._fragments = Fragments()
         self._handlers: dict[int, Callable[[Address, wire.Header, bytes], None]] = {
@@ -176,7 +181,7 @@ class ClientCore:
                 if link.hello_ms > float("-inf"):
                     self._pull_map(MANAGER)  # it does not answer: perhaps it is no longer there
                 link.hello_ms = self._now_ms
-                self._send(boot, wire.HELLO, self._now_ms)
+                self._ping(boot, link)
             return
         while link.queue and len(link.tries) < WINDOW:
             attempt = link.queue.pop(0)
@@ -230,6 +235,8 @@ class ClientCore:
             if received is None:
                 return
             header, frame = received
+            if isinstance(source, int) and (link := self._links.get(source)) is not None:
+                link.pinged_ms = None
             handler = self._handlers.get(header.kind)
             if handler is not None and (header.cluster == self.map.cluster or not self.map.cluster):
                 handler(source, header, frame)
@@ -249,6 +256,8 @@ class ClientCore:
                 wakes.append(link.hello_ms + HELLO_MS)
         if self._calls and not self.map.version:
             wakes.append(self._asked_manager_ms + MANAGER_MS)
+        if self._calls and any(link.pinged_ms is not None for link in self._links.values()):
+            wakes.append(max(self._accused_ms, self._now_ms) + ACCUSE_MS)
         wakes.append(self._fragments.next_wake_ms())
         return min(wakes)
 
@@ -334,13 +343,23 @@ class ClientCore:
                     self._try(batch, open_indices)
 
     def _time_out_tries(self) -> None:
-        for link in self._links.values():
+        silent: dict[int, Link] = {}
+        for boot, link in self._links.items():
             for request, attempt in list(link.tries.items()):
                 if self._now_ms - attempt.sent_ms >= attempt.timeout_ms:
                     del link.tries[request]
                     self._doubt(attempt)
+                    silent[boot] = link
                     self._pull_map(MANAGER)
                     self._waiting.append((self._now_ms, attempt.batch, attempt.still_open()))
+        for boot, link in silent.items():
+            self._ping(boot, link)  # a reply may wait for a commit; a greeting is answered at once
+
+    def _ping(self, boot: int, link: Link) -> None:
+        """Ask a node for a sign of life, and for its clock."""
+        if link.pinged_ms is None:
+            link.pinged_ms = self._now_ms
+        self._send(boot, wire.HELLO, self._now_ms)
 
     def _doubt(self, attempt: Try) -> None:
         """This try left and was not answered: it may have been, or may yet be, done."""
@@ -387,10 +406,21 @@ class ClientCore:
     # --- the map ---------------------------------------------------------------------------------------------------
 
     def _keep_contact(self) -> None:
-        """Ask the manager for a map while there is none."""
+        """Ask the manager for a map while there is none; tell it of nodes that do not answer."""
         if self._calls and not self.map.version and self._now_ms - self._asked_manager_ms >= MANAGER_MS:
             self._asked_manager_ms = self._now_ms
             self._send(MANAGER, wire.HELLO, self._now_ms)
+        if self._now_ms - self._accused_ms >= ACCUSE_MS and (accused := self._unreachable()):
+            self._accused_ms = self._now_ms
+            self._send(MANAGER, wire.ACCUSE, [accused])
+            for boot in accused:
+                self._ping(boot, self._links[boot])
+
+    def _unreachable(self) -> list[int]:
+        """Nodes that are up by the map, and give this client no sign of life."""
+        horizon_ms = self._now_ms - ACCUSE_AFTER_MS
+        since_ms = {boot: link.pinged_ms for boot, link in self._links.items()}
+        return [boot for boot, asked_ms in since_ms.items() if asked_ms is not None and asked_ms <= horizon_ms]
 
     def _pull_map(self, source: Address) -> None:
         """Ask for a newer map: who showed it, and the manager."""

@@ -7,7 +7,7 @@ questions leave, once each. `Node` dispatches frames, keeps the map and the time
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from zkv.core import wire
@@ -56,6 +56,8 @@ class Node:
         """Members that back up a shard of which this node is primary."""
         self.owners: set[int] = set()
         """Members that are primary of a shard backed up here."""
+        self._held: dict[int, Shard] = {}
+        """The shards that this node holds or learns: a map of thousands is not walked for a few that changed."""
         self._expire_ms = 0.0
         self._pulled_ms: dict[Address, float] = {}
         self._stash: list[tuple[Address, bytes]] = []
@@ -244,12 +246,15 @@ class Node:
         if delta.version <= self.map.version:
             return
         if delta.base == self.map.version and delta.cluster == self.map.cluster:
-            self._install(self.map.with_changes(delta))
+            self._install(self.map.with_changes(delta), delta.shards)
         else:
             self._pull(MANAGER, delta.version)
 
-    def _install(self, new: ShardMap) -> None:
-        """Replace the map by a newer one, and move the shards that changed between the roles."""
+    def _install(self, new: ShardMap, touched: Collection[int] | None = None) -> None:
+        """Replace the map by a newer one, and move the shards that changed between the roles.
+
+        `touched`: no shard outside it differs; None: any may.
+        """
         local, old = self.local, self.local.map
         if new.version <= old.version or new.cluster != old.cluster:
             return
@@ -257,20 +262,17 @@ class Node:
             raise Malformed("a map with another number of shards than the settings say")
         # What was made under the old map leaves under the old map: a header vouches for the epochs of its entries.
         self.serving.flush()
-        if old.shards:
-            changed = [
-                s for s, (was, now) in enumerate(zip(old.shards, new.shards, strict=True)) if was.epoch != now.epoch
-            ]
-        else:
-            changed = list(range(len(new.shards)))
-        local.strand(changed)
+        everything = range(len(new.shards))
+        looked_at = everything if touched is None else sorted(touched)
+        changed = [s for s in looked_at if old.shards[s].epoch != new.shards[s].epoch] if old.shards else everything
+        local.strand(shard for shard in changed if shard in self._held)
         local.map = new
         self._change_roles(old, new, changed)
         self.takeovers.proofs_changed()
         self.serving.settle_deferred()
         local.leases.caught_up(new.version)
         self.serving.refresh_leases()
-        self._change_peers(old, new)
+        self._change_peers(old, new, changed)
         self._unstash()
 
     def _change_roles(self, old: ShardMap, new: ShardMap, changed: Sequence[int]) -> None:
@@ -317,14 +319,20 @@ class Node:
         for shard, stays in begun:
             self.takeovers.begin(shard, new.shards[shard], stays=stays)
 
-    def _change_peers(self, old: ShardMap, new: ShardMap) -> None:
+    def _change_peers(self, old: ShardMap, new: ShardMap, changed: Sequence[int]) -> None:
         local, boot = self.local, self.boot
+        for shard in changed:
+            entry = new.shards[shard]
+            if boot in entry.replicas or boot in entry.learners:
+                self._held[shard] = entry
+            else:
+                self._held.pop(shard, None)
         peers: set[int] = set()
         owners: set[int] = set()
-        for replicas, learners in {(entry.replicas, entry.learners) for entry in new.shards}:
+        for replicas, learners in {(entry.replicas, entry.learners) for entry in self._held.values()}:
             if replicas[0] == boot:
                 peers.update(replicas[1:], learners)
-            elif boot in replicas or boot in learners:
+            else:
                 owners.add(replicas[0])
         self.peers, self.owners = peers, owners
         self.contact.shares_with(peers, owners, local.now_ms)

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 MAGIC: Final = b"zk"
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 
 HEADER: Final = struct.Struct("<2sBBQQQQ")
 """magic, protocol version, kind, cluster id, sender (boot or client id), target boot id (0: anyone), map version."""
@@ -77,6 +77,13 @@ KIND_NAMES: Final = {
     if name.isupper() and isinstance(value, int) and name not in ("PROTOCOL", "FRAGMENT_BYTES")
 }
 
+# When a write is acknowledged (SAFETY 27)
+ACK_DEFAULT: Final = 0
+"""As the cluster's settings say."""
+ACK_ALL: Final = 1
+ACK_PRIMARY: Final = 2
+ACK_LEVELS: Final = {"all": ACK_ALL, "primary": ACK_PRIMARY}
+
 # Operations of a request, and what became of each
 GET: Final = 1
 PUT: Final = 2
@@ -109,13 +116,6 @@ THIN: Final = 9
 """Not done: the shard has fewer in-sync copies than `min_in_sync` (definite; try again, SAFETY 27)."""
 DEFINITE: Final = frozenset((MOVED, NOT_READY, OLD_ROUTE, BUSY, LATE, THIN))
 """Statuses that say for certain that this try did nothing and never will."""
-
-# When a write is acknowledged (SAFETY 27)
-ACK_DEFAULT: Final = 0
-"""As the cluster's settings say."""
-ACK_ALL: Final = 1
-ACK_PRIMARY: Final = 2
-ACK_LEVELS: Final = {"all": ACK_ALL, "primary": ACK_PRIMARY}
 
 # Whole-message refusals
 BAD_REQUEST: Final = 1

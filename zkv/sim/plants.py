@@ -420,11 +420,11 @@ def batches_sent_under_the_next_map(patch: Patch) -> None:
     """A node that learns a map in mid-turn sends what it made before under the new header, which vouches for epochs."""
     former = patch.set(Node, "_install", None)
 
-    def install(self: Node, new: Any) -> None:
+    def install(self: Node, *rest: Any) -> None:
         flush = self.serving.flush
         self.serving.flush = lambda: None  # type: ignore[method-assign]
         try:
-            former(self, new)
+            former(self, *rest)
         finally:
             self.serving.flush = flush  # type: ignore[method-assign]
 
