@@ -55,6 +55,13 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+_acknowledged = click.option(
+    "--ack", type=click.Choice(["all", "primary"]), default=None, metavar="LEVEL", envvar="ZKV_ACK", show_envvar=True,
+    help="When the write is acknowledged: `all` once every in-sync copy has it, `primary` once the primary has it, "
+    "whose crash may then lose it.  [default: as the cluster is set]",
+)  # fmt: skip
+
+
 class _Session:
     """What the options chose, and the client, opened when first asked for."""
 
@@ -112,13 +119,14 @@ def main(ctx: click.Context, /, **options: Any) -> None:
 @main.command()
 @click.argument("key")
 @click.argument("value")
+@_acknowledged
 @_common
 @click.pass_context
-def put(ctx: click.Context, /, key: str, value: str, **options: Any) -> None:
+def put(ctx: click.Context, /, key: str, value: str, ack: str | None, **options: Any) -> None:
     """Store VALUE under KEY; prints OK and the server."""
     session = _Session(ctx, options)
     with session.client() as kv:
-        result = kv.put(_word(key), _word(value))
+        result = kv.put(_word(key), _word(value), ack=ack)
     session.show(f"OK, {result.server}", key=_word(key), ok=True, server=result.server, version=result.version)
 
 
@@ -133,13 +141,14 @@ def get(ctx: click.Context, /, key: str, **options: Any) -> None:
 
 @main.command()
 @click.argument("key")
+@_acknowledged
 @_common
 @click.pass_context
-def delete(ctx: click.Context, /, key: str, **options: Any) -> None:
+def delete(ctx: click.Context, /, key: str, ack: str | None, **options: Any) -> None:
     """Delete KEY; prints OK and the server."""
     session = _Session(ctx, options)
     with session.client() as kv:
-        result = kv.delete(_word(key))
+        result = kv.delete(_word(key), ack=ack)
     if not result.existed:
         session.missing(_word(key))
         _end_missing()
@@ -163,9 +172,10 @@ def exists(ctx: click.Context, /, key: str, **options: Any) -> None:
 
 @main.command()
 @click.argument("pairs", nargs=-1, required=True, metavar="KEY=VALUE...")
+@_acknowledged
 @_common
 @click.pass_context
-def mput(ctx: click.Context, /, pairs: tuple[str, ...], **options: Any) -> None:
+def mput(ctx: click.Context, /, pairs: tuple[str, ...], ack: str | None, **options: Any) -> None:
     """Store several values in one go; prints a line for each key."""
     values: dict[str | bytes, str | bytes] = {}
     for pair in pairs:
@@ -175,7 +185,7 @@ def mput(ctx: click.Context, /, pairs: tuple[str, ...], **options: Any) -> None:
         values[_word(key)] = _word(value)
     session = _Session(ctx, options)
     with session.client() as kv:
-        results = kv.mput(values)
+        results = kv.mput(values, ack=ack)
     for name, result in zip(values, results, strict=True):
         session.show(
             f"{as_text(name)}, OK, {result.server}",
