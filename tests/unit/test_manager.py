@@ -51,7 +51,6 @@ def test_a_proof_acts_at_once() -> None:
     world.proof("A")
     assert world.story() == told("""
         A is dead: its process was reaped
-        map 2: 2 shards changed, 2 nodes up
         epoch 2 on C B
         epoch 2 on B C
         A is dead
@@ -82,7 +81,6 @@ def test_a_new_boot_on_the_same_endpoint_proves_the_old_one_dead() -> None:
     assert world.story() == told("""
         A is dead: a new process, A', listens on its endpoint
         A joins from tcp://A:1
-        map 2: 2 shards changed, 3 nodes up
         epoch 2 on C B
         epoch 2 on B C
         A is dead
@@ -213,10 +211,16 @@ def test_status() -> None:
         "endpoint": "tcp://A:1",
         "state": "up",
         "zone": "",
+        "weight": 1.0,
+        "draining": False,
         "primaries": 1,
         "backups": 1,
         "keys": 1,
         "bytes": 2,
+        "fill_left_keys": 0,
+        "operations": 0,
+        "busy_permille": 0,
+        "rss_bytes": 0,
         "boot": f"{boot_of('A'):016x}",
     }
     world.proof("A")

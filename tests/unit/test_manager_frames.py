@@ -41,6 +41,12 @@ def test_a_header_before_noise_changes_nothing(formed: World, kind: int, body: b
 @example(wire.HEARTBEAT, [float("inf"), 1])
 @example(wire.ACTIVE, [b"\xff" * 8, b"\xff" * 8])
 @example(wire.ACCUSE, [[2**64 - 1]])
+@example(wire.FILLED, [1, b"\xff" * 8, b"\xff" * 8])
+@example(wire.ADMIN, ["drain", {"name": "A", "force": [1]}])
+@example(wire.ADMIN, ["join", {"name": b"A"}])
+@example(wire.ADMIN, ["reset", {"shards": [-1, 2**63, None]}])
+@example(wire.ADMIN, ["events", {"after": float("inf"), "limit": 2**63}])
+@example(wire.ADMIN, ["plan", {}])
 def test_a_body_of_anything_changes_nothing(formed: World, kind: int, body: Any) -> None:
     frame = wire.encode(kind, CLUSTER, 2**40, 0, 0, body)
     formed.step([(b"q", frame), (b"", frame)])

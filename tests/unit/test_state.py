@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from zkv.core.effects import Persist, Stored
+from zkv.core.effects import Event, Persist, Stored
+from zkv.core.events import KEPT
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import DEAD, UP, Delta, Member, Shard, ShardMap
 from zkv.errors import SettingError, UsageError, ZkvError
@@ -68,6 +69,24 @@ def test_nothing_goes_back(state: State, wrong: Persist) -> None:
     with pytest.raises(ZkvError, match="does not take this change"):
         state.persist(wrong)
     assert state.load() == kept
+
+
+def test_placement_resets_and_events_come_back(tmp_path: Path) -> None:
+    state = FileState(tmp_path)
+    state.persist(CREATE)
+    state.record([Event("manager", "starts", {"boot": "a"}, 1, 7)])
+    state.persist(FORM._replace(layout="{}"))
+    state.persist(Persist(Delta(2**63 - 5, 1, 2, {1: Shard(2, 2, (C.boot,), born=2)})))
+    state.persist(Persist(None, layout="[]"))
+    state.record([Event("join", f"node {number}", {}, number) for number in range(2, KEPT + 10)])
+    state.close()
+    state = FileState(tmp_path)
+    kept = state.load()
+    state.close()
+    assert kept is not None
+    assert (kept.layout, kept.resets, kept.map.shards[1].born) == ("[]", 1, 2)
+    assert len(kept.events) == KEPT
+    assert kept.events[-1] == Event("join", f"node {KEPT + 9}", {}, KEPT + 9)
 
 
 def test_nothing_comes_before_the_cluster(state: State) -> None:

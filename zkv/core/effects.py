@@ -1,17 +1,33 @@
 """What the manager asks its host to do, in order; and what it gets back of its former incarnation.
 
-The order of a list of effects is a promise: a `Persist` is durable before anything behind it leaves the
-process (SAFETY 1). A host that dies between two effects has therefore never told anyone what its successor
-will not know.
+The order of a list of effects is a promise: a `Persist` or an `Event` is durable before anything behind it leaves the
+process (SAFETY 1). A host that dies between two effects has therefore never told anyone what its successor will not
+know.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import Delta, ShardMap
+
+
+class Event(NamedTuple):
+    """Something an operator wants to know, now and later: a line for the log and a row of the durable event log."""
+
+    kind: str
+    """One of `events.KINDS`."""
+    text: str
+    """One line, without a time."""
+    data: Mapping[str, Any] = {}
+    """The same for programs: plain values by name."""
+    number: int = 0
+    """From 1 on, without gaps; never given out twice."""
+    time_ms: int = 0
+    """Wall clock, Unix time; 0 where the host did not tell it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +37,21 @@ class Stored:
     cluster: int
     settings: ClusterSettings
     map: ShardMap
+    layout: str = ""
+    """The operator's placement that was accepted last; empty where placement is the manager's own."""
+    resets: int = 0
+    """Shards that were re-created empty since the formation."""
+    events: tuple[Event, ...] = ()
+    """The newest ones, oldest first, as far as the host keeps them."""
+
+
+class Persist(NamedTuple):
+    """Make this durable before anything behind it: a new cluster, a change of the map, the operator's placement."""
+
+    delta: Delta | None
+    created: Stored | None = None
+    layout: str | None = None
+    """None: it stays what it was."""
 
 
 def applied(stored: Stored | None, persist: Persist) -> Stored:
@@ -31,9 +62,20 @@ def applied(stored: Stored | None, persist: Persist) -> Stored:
         stored = persist.created
     if stored is None:
         raise ValueError("the state holds no cluster yet")
+    if persist.layout is not None:
+        stored = replace(stored, layout=persist.layout)
     if persist.delta is not None:
-        stored = replace(stored, map=stored.map.with_changes(persist.delta))
+        before = stored.map
+        resets = resets_in(before, persist.delta)
+        stored = replace(stored, map=before.with_changes(persist.delta), resets=stored.resets + resets)
     return stored
+
+
+def resets_in(before: ShardMap, delta: Delta) -> int:
+    """How many shards `delta` re-creates empty."""
+    if not before.shards:
+        return 0
+    return sum(shard.born != before.shards[number].born for number, shard in delta.shards.items())
 
 
 class Send(NamedTuple):
@@ -49,30 +91,14 @@ class Publish(NamedTuple):
     frame: bytes
 
 
-class Persist(NamedTuple):
-    """Make this durable before anything behind it: a new cluster (`created`), or a change of the map
-    (`delta`)."""
-
-    delta: Delta | None
-    created: Stored | None = None
-
-
 class Probe(NamedTuple):
-    """Try a TCP connection to `endpoint`, the own port of `boot`, and report whether it was refused (SAFETY
-    32).
+    """Try a TCP connection to `endpoint`, the own port of `boot`, and report whether it was refused (SAFETY 32).
 
-    A host that may not take a refusal for proof, because the endpoint is on another machine, drops the
-    request.
+    A host that may not take a refusal for proof, because the endpoint is on another machine, drops the request.
     """
 
     boot: int
     endpoint: str
 
 
-class Note(NamedTuple):
-    """Something an operator wants to read: one line, without a time."""
-
-    text: str
-
-
-Effect = Send | Publish | Persist | Probe | Note
+Effect = Send | Publish | Persist | Probe | Event

@@ -14,8 +14,10 @@ numbered stream (*subscribe first*). Then, in the same stream and so in one orde
 
 Any change of the shard's epoch ends the fill; the next one starts from empty.
 
-Fills are paced: a few chunks to one learner may be under way, all together keep to `fill_bytes_per_s`, and to a part
-of it while clients keep the node busy. Shards of a learner are filled one after the other, learners side by side.
+Fills are paced: a few chunks to one learner may be under way, and all together keep to `fill_bytes_per_s`. While
+clients keep the node busy fills are a scavenger (in the sense of LEDBAT, RFC 6817): chunks are small, and a chunk whose
+acknowledgement is late says that somebody had to wait, so the rate falls, to a floor; one that comes in time lets it
+rise. Shards of a learner are filled one after the other, learners side by side.
 """
 
 from __future__ import annotations
@@ -35,17 +37,23 @@ from zkv.core.store import size_of
 CHUNK_BYTES: Final = 64 * 1024
 """Keys and values of a chunk, unless one entry alone is longer."""
 CHUNK_ENTRIES: Final = 512
+BUSY_CHUNK_PART: Final = 4
+"""While clients keep the node busy a chunk is this part of the usual: everybody waits while one is made or taken."""
 CHUNK_CLIENTS: Final = 256
 WINDOW_CHUNKS: Final = 4
 """Chunks to one learner that may be unacknowledged."""
 ENTRY_BYTES: Final = 16
 """What an entry costs beside its key and value."""
-BUSY_PART: Final = 4
-"""While clients keep the node busy fills get this part of `fill_bytes_per_s`: one in so many bytes."""
+FLOOR_PART: Final = 32
+"""However busy the nodes are, fills get one in so many bytes of `fill_bytes_per_s`: copies must not be lacking for
+ever."""
+DELAY_MS: Final = 4.0
+"""A chunk acknowledged later than this disturbed somebody."""
+BACK_OFF: Final = 0.8
+SPEED_UP: Final = 0.01
+"""Part of `fill_bytes_per_s` by which the rate rises with each chunk that came in time."""
 BURST_MS: Final = 20.0
 """Unused bandwidth is kept for so long."""
-PACE_MS: Final = 2.0
-"""How soon to look again when bandwidth was lacking."""
 REPORT_LIMIT: Final = 8192
 REPORT_MS: Final = 200.0
 """Interval at which reports are repeated until the manager has acknowledged them."""
@@ -75,8 +83,8 @@ class Fill:
         """About how many entries of this round are still to be sent."""
         self.all_sent = False
         """Whether nothing was left when a chunk was last made."""
-        self.outstanding: deque[int] = deque()
-        """Sequence numbers of chunks under way."""
+        self.outstanding: deque[tuple[int, float]] = deque()
+        """(sequence number, when it was sent) of chunks under way."""
         self.last_seq = 0
         """The newest batch that the learner must have: the last chunk, or that with the shards' activation."""
         self.joined = False
@@ -92,6 +100,8 @@ class Filling:
         self.fills: dict[tuple[Group, int], Fill] = {}
         self._budget_bytes = 0.0
         self._paid_ms = 0.0
+        self._yielding = 1 / FLOOR_PART
+        """Part of `fill_bytes_per_s` that is used while clients keep the node busy."""
         self._unreported: dict[int, dict[int, int]] = defaultdict(dict)
         """learner -> shard -> epoch of reports that the manager has not acknowledged."""
         self._reported_ms = float("-inf")
@@ -112,8 +122,8 @@ class Filling:
         for fill in self.fills.values():
             self._promote(fill)
         self.local.fill_left_keys = sum(fill.left_keys for fill in self.fills.values())
-        if any(fill.left_keys for fill in self.fills.values()) and self._budget_bytes <= 0:
-            wake(self.local.now_ms + PACE_MS)
+        if self._budget_bytes <= 0:
+            wake(self.local.now_ms + 1.0 - self._budget_bytes / self._rate())
 
     def _follow_groups(self) -> None:
         """Begin fills for new groups, forget those whose groups are gone."""
@@ -129,24 +139,38 @@ class Filling:
     def _earn(self) -> None:
         """Bandwidth since the last turn. What was sent too much is paid back first."""
         local = self.local
-        rate = local.settings.fill_bytes_per_s / 1000
-        if local.now_ms < local.busy_until_ms:
-            rate /= BUSY_PART
+        rate = self._rate()
         elapsed_ms = min(local.now_ms - self._paid_ms, BURST_MS)
         self._paid_ms = local.now_ms
         self._budget_bytes = min(self._budget_bytes + rate * elapsed_ms, rate * BURST_MS)
 
+    def _rate(self) -> float:
+        """Bytes a millisecond that may be sent just now."""
+        return self.local.settings.fill_bytes_per_s / 1000 * (self._yielding if self._is_busy else 1.0)
+
+    @property
+    def _is_busy(self) -> bool:
+        return self.local.now_ms < self.local.busy_until_ms
+
+    def _learn(self, delay_ms: float) -> None:
+        """A chunk was acknowledged after `delay_ms`: adapt the rate that is used beside clients."""
+        if delay_ms > DELAY_MS:
+            self._yielding = max(1 / FLOOR_PART, self._yielding * BACK_OFF)
+        else:
+            self._yielding = min(1.0, self._yielding + SPEED_UP)
+
     def _pump(self, fills: Iterable[Fill]) -> None:
         """Send the learner of these what may be sent now, one fill after the other."""
+        now_ms = self.local.now_ms
         for fill in fills:
             acked = self.local.stream_to(fill.learner).acked
-            while fill.outstanding and fill.outstanding[0] <= acked:
-                fill.outstanding.popleft()
+            while fill.outstanding and fill.outstanding[0][0] <= acked:
+                self._learn(now_ms - fill.outstanding.popleft()[1])
         under_way = sum(len(fill.outstanding) for fill in fills)
         for fill in fills:
             while under_way < WINDOW_CHUNKS and self._budget_bytes > 0 and (packed := self._next_chunk(fill)):
                 fill.last_seq = self.local.send_batch(fill.learner, packed, commits=False)
-                fill.outstanding.append(fill.last_seq)
+                fill.outstanding.append((fill.last_seq, now_ms))
                 under_way += 1
                 self._budget_bytes -= len(packed)
                 self.local.fill_bytes += len(packed)
@@ -201,7 +225,7 @@ class Filling:
         """The next entries of the shard that is being sent, as they are now."""
         table = self.local.store.tables[fill.shard]
         keys, versions, values = [], [], []
-        size = 0
+        size, part = 0, BUSY_CHUNK_PART if self._is_busy else 1
         for key in fill.keys:
             fill.left_keys -= 1
             entry = table.get(key)
@@ -211,7 +235,7 @@ class Filling:
             versions.append(entry[0])
             values.append(entry[1])
             size += size_of(key) + size_of(entry[1]) + ENTRY_BYTES
-            if size >= CHUNK_BYTES or len(keys) >= CHUNK_ENTRIES:
+            if size * part >= CHUNK_BYTES or len(keys) * part >= CHUNK_ENTRIES:
                 break
         if not keys:
             return None

@@ -31,8 +31,8 @@ def check_node(node: Node) -> None:
             )
         else:
             assert not store.tables[shard], f"shard {shard} is held by a node outside its set"
-    held = {shard for shard, entry in enumerate(shards) if node.boot in (*entry.replicas, *entry.learners)}
-    assert held == set(node._held), "what this node believes to hold is not what the map says"
+    ours = {shard for shard, entry in enumerate(shards) if node.boot in (*entry.replicas, *entry.learners)}
+    assert ours == set(node._held), "what this node believes to hold is not what the map says"
     for group in serving.groups:
         assert group.shards and group.committed <= serving.counter
         assert set(group.backups) <= set(group.members) <= set(group.receivers)

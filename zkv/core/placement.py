@@ -30,7 +30,10 @@ from fractions import Fraction
 from itertools import groupby
 from typing import NamedTuple
 
-__all__ = ["Candidate", "form", "natural_order", "successor"]
+__all__ = [
+    "Candidate", "form", "natural_order", "successor",
+    "check_nodes", "even_out", "shares", "zone_limits",  # shared with rearrange
+]  # fmt: skip
 
 
 class Candidate(NamedTuple):
@@ -68,13 +71,10 @@ def form(nodes: Sequence[Candidate], shards: int, replicas: int, scatter_width: 
     """
     if not 1 <= replicas <= len(nodes) or shards < 1:
         raise ValueError(f"{shards} shards with {replicas} replicas cannot be placed on {len(nodes)} nodes")
-    if len({node.boot for node in nodes}) < len(nodes) or len({node.name for node in nodes}) < len(nodes):
-        raise ValueError("two nodes share a name or a boot id")
-    if any(not 0 < node.weight < float("inf") for node in nodes):
-        raise ValueError("each node's weight must be positive and finite")
+    check_nodes(nodes)
     nodes = sorted(nodes, key=lambda node: natural_order(node.name))
     equal = len({node.weight for node in nodes}) == 1
-    shares = _shares(nodes, replicas)
+    parts = shares(nodes, replicas)
     # Pieces of equal length that fit into a shard's stride without remainder keep the same company all along.
     span = replicas - 1 if equal and len(nodes) % replicas == 0 else 2 * (replicas - 1)
     layers = 1
@@ -87,7 +87,7 @@ def form(nodes: Sequence[Candidate], shards: int, replicas: int, scatter_width: 
     for layer in range(layers):
         # A whole number of rounds, so that only the last layer has anything to round.
         length = shards - done if layer == layers - 1 else shards // layers // len(nodes) * len(nodes)
-        runs += _lay_out(_order(nodes, replicas, layer), shares, replicas, done, length)
+        runs += _lay_out(_order(nodes, replicas, layer), parts, replicas, done, length)
         done += length
     leads = [dict.fromkeys(run.members if everyone_leads else run.entering or run.members, 0) for run in runs]
     weights = [Fraction(node.weight) for node in nodes]
@@ -122,22 +122,37 @@ def successor(
 # --- the line -----------------------------------------------------------------------------------------------------
 
 
-def _shares(nodes: Sequence[Candidate], replicas: int) -> list[Fraction]:
+def check_nodes(nodes: Sequence[Candidate]) -> None:
+    """Raises ValueError for nodes that no placement can be made of."""
+    if len({node.boot for node in nodes}) < len(nodes) or len({node.name for node in nodes}) < len(nodes):
+        raise ValueError("two nodes share a name or a boot id")
+    if any(not 0 < node.weight < float("inf") for node in nodes):
+        raise ValueError("each node's weight must be positive and finite")
+
+
+def zone_limits(sizes: Sequence[int], copies: int) -> list[tuple[int, int]]:
+    """For zones of these `sizes` (nodes), the least and the most of a shard's `copies` that each may hold.
+
+    As even as the sizes admit: with enough zones none takes a second copy, with fewer none a third before
+    each (that has the nodes) took its second. There must be `copies` nodes.
+    """
+    most = next(most for most in range(1, copies + 1) if sum(min(most, size) for size in sizes) >= copies)
+    return [(min(most - 1, size), min(most, size)) for size in sizes]
+
+
+def shares(nodes: Sequence[Candidate], replicas: int) -> list[Fraction]:
     """The part of all shards that each node holds a copy of: at most 1, in all `replicas`."""
     zones: dict[str, list[int]] = {}
     for index, node in enumerate(nodes):
         zones.setdefault(node.zone, []).append(index)
-    # With enough zones none takes two copies of a shard; with too few each takes at least one.
-    enough = len(zones) >= replicas
-    low, high = (0, 1) if enough else (1, replicas - len(zones) + 1)
+    bounds = zone_limits([len(members) for members in zones.values()], replicas)
     weights = [sum((Fraction(nodes[i].weight) for i in members), Fraction()) for members in zones.values()]
-    bounds = [(low, min(high, len(members))) for members in zones.values()]
-    shares = [Fraction()] * len(nodes)
+    parts = [Fraction()] * len(nodes)
     for members, share in zip(zones.values(), _divide(weights, bounds, Fraction(replicas)), strict=True):
         inner = _divide([Fraction(nodes[i].weight) for i in members], [(0, 1)] * len(members), share)
         for index, value in zip(members, inner, strict=True):
-            shares[index] = value
-    return shares
+            parts[index] = value
+    return parts
 
 
 def _divide(
@@ -233,17 +248,28 @@ def _elect(runs: Sequence[_Run], leads: list[dict[int, int]], ideals: Sequence[F
             member = max(lead, key=lambda i: wanted[i] - counts[i])
             lead[member] += 1
             counts[member] += 1
+    even_out([run.members for run in runs], leads, counts, ideals)
+
+
+def even_out(
+    sets: Sequence[Sequence[int]], leads: Sequence[dict[int, int]], counts: list[int], ideals: Sequence[Fraction]
+) -> None:
+    """Hand primaries on until each node's number of them is its ideal rounded up or down, or as near as the
+    sets allow. Changes `leads` and `counts`.
+
+    `leads[r]` says how many shards each member of `sets[r]` leads; `counts[node]` is the sum of them.
+    """
     low = [math.floor(ideal) for ideal in ideals]
     high = [math.ceil(ideal) for ideal in ideals]
-    runs_of: list[list[int]] = [[] for _ in ideals]
-    for number, run in enumerate(runs):
-        for member in run.members:
-            runs_of[member].append(number)
+    sets_of: list[list[int]] = [[] for _ in ideals]
+    for number, members in enumerate(sets):
+        for member in members:
+            sets_of[member].append(number)
     for node in range(len(ideals)):
-        while counts[node] < low[node] and _shift(node, 1, low, counts, leads, runs, runs_of):
+        while counts[node] < low[node] and _shift(node, 1, low, counts, leads, sets, sets_of):
             pass
     for node in range(len(ideals)):
-        while counts[node] > high[node] and _shift(node, -1, high, counts, leads, runs, runs_of):
+        while counts[node] > high[node] and _shift(node, -1, high, counts, leads, sets, sets_of):
             pass
 
 
@@ -252,18 +278,16 @@ def _shift(
     sign: int,
     bound: Sequence[int],
     counts: list[int],
-    leads: list[dict[int, int]],
-    runs: Sequence[_Run],
-    runs_of: Sequence[Sequence[int]],
+    leads: Sequence[dict[int, int]],
+    sets: Sequence[Sequence[int]],
+    sets_of: Sequence[Sequence[int]],
 ) -> bool:
-    """Move one primary to (`sign` 1) or from (-1) the node `start`, along the shortest chain that ends well.
+    """Move one primary to (`sign` 1) or from (-1) the node `start`, along the shortest chain of sets that ends well.
 
     That is at a node which has one to spare above its `bound`, or one of room below it. False where there is
     none.
     """
-    came: dict[int, tuple[int, int]] = {
-        start: (-1, -1)
-    }  # node -> the run, and the node before it in the chain
+    came: dict[int, tuple[int, int]] = {start: (-1, -1)}  # node -> the set, and the node before it in the chain
     queue = deque([start])
     while queue:
         node = queue.popleft()
@@ -277,8 +301,8 @@ def _shift(
                 leads[number][taker] = leads[number].get(taker, 0) + 1
                 node = before
             return True
-        for number in runs_of[node]:
-            for other in runs[number].members:
+        for number in sets_of[node]:
+            for other in sets[number]:
                 giver = other if sign > 0 else node
                 if other not in came and leads[number].get(giver, 0) > 0:
                     came[other] = (number, node)

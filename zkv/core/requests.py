@@ -29,8 +29,8 @@ OPS_LIMIT: Final = 16_384
 TURN_BYTES: Final = 4 * 1024 * 1024
 """After so many bytes of requests a batch leaves before its turn ends: none must be too long for the queues."""
 
-BUSY_MS: Final = 20.0
-"""A node counts as busy for so long after a request."""
+BUSY_MS: Final = 1000.0
+"""A node counts as busy for so long after a request: clients that are slowed down must not look like clients gone."""
 
 
 class Requests:

@@ -2,8 +2,11 @@
 
 A member is UP, DOWN (suspicion: may come back) or DEAD (proof: never comes back, and holds no lease any
 more). The roster hears signs of life, proofs and complaints, and judges once a step, about all members
-together (SAFETY 31, 32). The weighing of silence is in `detector`, of complaints in `accusations`; what
-follows for the shards is not its business.
+together (SAFETY 31, 32). The weighing of silence is in `detector`, of complaints in `accusations` (peers) and
+`complaints` (clients); what follows for the shards is not its business, but it says who may be given any.
+
+A member that comes back from DOWN is on *probation*: it keeps what it holds and is given nothing, for a second at
+first and twice as long at each relapse, so that a flapping link does not move shards to and fro.
 
 Before the cluster has formed silence only means that a node does not count: nobody depends on it yet. Who is
 proven dead leaves at once.
@@ -11,15 +14,18 @@ proven dead leaves at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 from zkv.core import wire
 from zkv.core.accusations import Accusations
+from zkv.core.complaints import Complaints
 from zkv.core.detector import Detector
-from zkv.core.effects import Effect, Note, Probe
+from zkv.core.effects import Probe
+from zkv.core.events import EventLog
 from zkv.core.load import Load
-from zkv.core.reconfigure import neighbours, referenced
+from zkv.core.reconfigure import leaves_a_primary, neighbours, referenced
+from zkv.core.relapses import Relapses
 from zkv.core.settings import BOOT_ID_HIGH, BOOT_ID_LOW, ClusterSettings, NodeConfig
 from zkv.core.shardmap import DEAD, DOWN, UP, Member, ShardMap
 from zkv.core.wire import Malformed
@@ -30,6 +36,8 @@ RECONNECT_MS: Final = 1500.0
 FORGET_DEAD_MS: Final = 60_000.0
 FORGET_DOWN_MS: Final = 600_000.0
 """How long members that hold nothing stay in the table."""
+PROBATION_MS: Final = 1000.0
+"""How long a member that came back is given nothing; at first, longer after relapses."""
 MEMBER_LIMIT: Final = 8192
 GRAVES_LIMIT: Final = 8192
 PROBE_MAX_MS: Final = 5000.0
@@ -59,17 +67,26 @@ class Roster:
     """The members and their states. `members` is the table as it should be; the manager makes it the
     map's."""
 
-    def __init__(self, settings: ClusterSettings, map: ShardMap, now_ms: float) -> None:
+    def __init__(self, settings: ClusterSettings, map: ShardMap, log: EventLog, now_ms: float) -> None:
         self._settings = settings
+        self._log = log
         self.members: dict[int, Member] = dict(map.members)
         self.formed = map.version > 0
         self.dirty = False
         """Whether the table changed since the manager last looked."""
         self.load: dict[int, Load] = {}
         """boot -> what its last heartbeat said."""
-        self._said: list[Effect] = []
+        self.forced: set[int] = set()
+        """Draining members that are to leave even where nobody can take over their copies. Not durable: a new manager
+        wants to be told again."""
+        self._asked: list[Probe] = []
         self._detector = Detector(settings, now_ms)
         self._accusations = Accusations(settings)
+        self._complaints = Complaints(settings)
+        self._suspected: set[int] = set()
+        self._probation_ms: dict[int, float] = {}
+        """Members that came back -> until when they are given nothing, on the awake clock."""
+        self._probations: Relapses[int] = Relapses(PROBATION_MS)
         self._neighbours: tuple[int, dict[int, set[int]]] = (-1, {})
         """Who shares a shard with whom, by the map of this version."""
         self._graves: dict[int, None] = {}
@@ -95,10 +112,20 @@ class Roster:
         """A step begins."""
         self._detector.tick(now_ms)
 
-    def take_effects(self) -> list[Effect]:
-        """Probes and notes since the last call."""
-        said, self._said = self._said, []
-        return said
+    @property
+    def awake_ms(self) -> float:
+        """The clock that stands still while the manager does."""
+        return self._detector.awake_ms
+
+    @property
+    def shunned(self) -> set[int]:
+        """Members that are to lead no shard, where another in-sync member can."""
+        return set(self._complaints.shunned)
+
+    def take_probes(self) -> list[Probe]:
+        """Probes since the last call."""
+        asked, self._asked = self._asked, []
+        return asked
 
     # --- what happens to members -----------------------------------------------------------------------------------
 
@@ -116,7 +143,7 @@ class Roster:
                 continue
             if self._detector.is_speaking(other.boot):
                 # A JOIN may be older than the member it contradicts: it proves something once the member is silent.
-                self._said.append(Probe(other.boot, other.endpoint))
+                self._asked.append(Probe(other.boot, other.endpoint))
                 raise Refusal(wire.BAD_REQUEST, f"{label(other)} still speaks from {other.endpoint}")
             if body.get("bound") is True:
                 # An endpoint that is only advertised proves nothing: one process can have *bound* a port (SAFETY 32).
@@ -126,7 +153,7 @@ class Roster:
                 continue
             if self._detector.is_speaking(other.boot):
                 # If it died a moment ago the probe finds out, and the joiner's next try succeeds.
-                self._said.append(Probe(other.boot, other.endpoint))
+                self._asked.append(Probe(other.boot, other.endpoint))
                 raise Refusal(
                     wire.BAD_REQUEST,
                     f"the name {joining.name} is taken by the node at {other.endpoint}; choose another name",
@@ -139,7 +166,7 @@ class Roster:
         self._detector.heard(boot, heartbeat=False)
         self._set(joining)
         count = "" if self.formed else f" ({len(self.members)} of {self._settings.nodes})"
-        self.note(f"{label(joining)} joins from {joining.endpoint}{count}")
+        self._tell("join", joining, f"joins from {joining.endpoint}{count}", endpoint=joining.endpoint)
 
     def heartbeat(self, boot: int, load: Load) -> None:
         """A heartbeat arrived, with what the node says of itself."""
@@ -155,15 +182,19 @@ class Roster:
         self._detector.heard(boot, heartbeat)
         if member.state == DOWN and not self._accusations.is_isolated(boot):
             self._set(member._replace(state=UP))
-            self._returned_ms[boot] = self._detector.awake_ms
-            self.note(f"{label(member)} is back")
+            self._returned_ms[boot] = self.awake_ms
+            self._probations.strike(boot, self.awake_ms)
+            self._probation_ms[boot] = self.awake_ms + self._probations.term_ms(boot)
+            self._tell("back", member, "is back")
 
     def accuse(self, boot: int, accused: Collection[int]) -> None:
-        """`boot` says that it cannot reach these, and can reach the others."""
+        """`boot`, a member or a client, says that it cannot reach these, and can reach the others."""
         self.sign_of_life(boot)
+        known = [other for other in accused if other in self.members]
         if boot in self.members:
-            known = [other for other in accused if other in self.members]
-            self._accusations.report(boot, known, self._detector.awake_ms)
+            self._accusations.report(boot, known, self.awake_ms)
+        else:
+            self._complaints.report(boot, known, self.awake_ms)
 
     def bury(self, boot: int, evidence: str) -> None:
         """`boot` is proven dead (SAFETY 32). Proofs act at once."""
@@ -175,22 +206,35 @@ class Roster:
         if member is None or member.state == DEAD:
             return
         self._stop_watching(boot)
-        self.note(f"{label(member)} is dead: {evidence}")
+        self._tell("death", member, f"is dead: {evidence}", evidence=evidence)
         if self.formed:
             self._set(member._replace(state=DEAD))
         else:
             self._remove(boot)
 
-    def _suspend(self, boot: int, why: str) -> None:
+    def drain(self, boot: int, draining: bool, force: bool = False) -> None:
+        """`boot` is to leave, or may stay after all. `force`: even if its copies have nowhere to go."""
+        member = self.members[boot]
+        if draining and force:
+            self.forced.add(boot)
+        elif not draining:
+            self.forced.discard(boot)
+        if member.draining != draining:
+            self.members[boot] = member._replace(draining=draining)
+            self.dirty = True
+            self._tell("drain", member, "is to be drained" if draining else "stays: it is drained no more")
+
+    def _suspend(self, boot: int, kind: str, why: str) -> None:
         """`boot` counts as gone, on suspicion."""
         member = self.members[boot]
-        self.note(f"{label(member)} is taken for down: {why}")
+        self._tell(kind, member, f"is taken for down: {why}", evidence=why)
         self._set(member._replace(state=DOWN))
 
     def _set(self, member: Member) -> None:
         self.members[member.boot] = member
-        self._since_ms[member.boot] = self._detector.awake_ms
-        self._returned_ms.pop(member.boot, None)
+        self._since_ms[member.boot] = self.awake_ms
+        for table in (self._returned_ms, self._probation_ms):
+            table.pop(member.boot, None)
         self.dirty = True
 
     def _remove(self, boot: int) -> None:
@@ -202,7 +246,11 @@ class Roster:
     def _stop_watching(self, boot: int) -> None:
         self._detector.forget(boot)
         self._accusations.forget(boot)
-        for table in (self._probes, self._returned_ms, self.load):
+        self._complaints.forget(boot)
+        self._probations.forget(boot)
+        self._suspected.discard(boot)
+        self.forced.discard(boot)
+        for table in (self._probes, self._returned_ms, self._probation_ms, self.load):
             table.pop(boot, None)
 
     # --- judgement -------------------------------------------------------------------------------------------------
@@ -213,28 +261,53 @@ class Roster:
         live = self._trusted()
         if not self.formed:
             return Verdict(live, set())
-        awake_ms = self._detector.awake_ms
-        pairs: set[tuple[int, int]] = set()
-        if self._accusations:
-            if self._neighbours[0] != map.version:
-                self._neighbours = (map.version, neighbours(map))
-            isolated, disagreeing = self._accusations.judge(live, self._neighbours[1], awake_ms)
-            for boot in isolated:
-                self._suspend(boot, "most of its peers cannot reach it")
-            # The backup goes, whichever of the two complains; each may be primary of some shard they share.
-            pairs = {pair for one, other in disagreeing for pair in ((one, other), (other, one))}
+        awake_ms = self.awake_ms
+        pairs = self._weigh_accusations(map, live)
         doubted = self._detector.doubting
         up = [boot for boot, member in self.members.items() if member.state == UP]
+        self._tell_suspects(up)
         for boot in self._detector.judge(up, lambda one: self._accusations.is_accused(one, live, awake_ms)):
-            self._suspend(boot, f"silent for {self._detector.silence_ms(boot):.0f} ms")
+            self._suspend(boot, "down", f"silent for {self._detector.silence_ms(boot):.0f} ms")
         if self._detector.doubting and not doubted:
-            self.note("most nodes fell silent at once: waiting for a proof, or for this to last")
+            self._log.add("doubt", "most nodes fell silent at once: waiting for a proof, or for this to last")
+        if self._complaints:
+            self._weigh_complaints(map)
         return Verdict({boot for boot in live if self.members[boot].state == UP}, pairs)
+
+    def _weigh_accusations(self, map: ShardMap, live: set[int]) -> set[tuple[int, int]]:
+        """Peers that cannot reach each other: the pairs that disagree, in both directions."""
+        if not self._accusations:
+            return set()
+        if self._neighbours[0] != map.version:
+            self._neighbours = (map.version, neighbours(map))
+        judgement = self._accusations.judge(live, self._neighbours[1], self.awake_ms)
+        for boot in judgement.isolated:
+            self._suspend(boot, "isolated", "most of its peers cannot reach it")
+        for boot in judgement.pardoned:
+            self._tell("pardoned", self.members[boot], "is given another chance: no peer accuses it any more")
+        # The backup goes, whichever of the two complains; each may be primary of some shard they share.
+        return {pair for one, other in judgement.pairs for pair in ((one, other), (other, one))}
+
+    def _weigh_complaints(self, map: ShardMap) -> None:
+        """Nodes that clients cannot reach."""
+        up = {boot for boot, member in self.members.items() if member.state == UP}
+        found, over = self._complaints.judge(up, lambda shunned: leaves_a_primary(map, up, shunned), self.awake_ms)
+        for boot in found:
+            self._tell("shunned", self.members[boot], "is to lead no shard: clients cannot reach it")
+        for boot in over:
+            self._tell("pardoned", self.members[boot], "may lead shards again: no client complains any more")
+
+    def _tell_suspects(self, up: Collection[int]) -> None:
+        suspects = set(self._detector.suspects(up))
+        for boot in sorted(suspects - self._suspected):
+            silent_ms = round(self._detector.silence_ms(boot))
+            self._tell("suspect", self.members[boot], f"is suspected: silent for {silent_ms} ms", silence_ms=silent_ms)
+        self._suspected = suspects
 
     def _trusted(self) -> set[int]:
         """Those with fresh heartbeats, except who came back so shortly ago that others may be about to
         follow."""
-        awake_ms = self._detector.awake_ms
+        awake_ms = self.awake_ms
         for boot, since_ms in list(self._returned_ms.items()):
             if awake_ms - since_ms >= self._settings.dead_ms:
                 del self._returned_ms[boot]
@@ -253,38 +326,67 @@ class Roster:
             heartbeat_ms = float(self._settings.heartbeat_ms)
             due_ms, interval_ms = self._probes.get(boot, (now_ms, heartbeat_ms))
             if now_ms >= due_ms:
-                self._said.append(Probe(boot, member.endpoint))
+                self._asked.append(Probe(boot, member.endpoint))
                 if member.state == DOWN:
                     interval_ms = min(2 * interval_ms, max(PROBE_MAX_MS, heartbeat_ms))
                 due_ms = now_ms + interval_ms
             self._probes[boot] = (due_ms, interval_ms)
 
-    def tidy(self, map: ShardMap) -> None:
-        """Let members leave the table that have been gone for long, and that no shard names."""
-        awake_ms = self._detector.awake_ms
+    def tidy(self, map: ShardMap, active: Sequence[int]) -> None:
+        """Let members leave the table that have been gone for long, or are drained, and that no shard names.
+
+        `active`: by shard, the newest epoch reported active.
+        """
+        awake_ms = self.awake_ms
+        self._probations.tidy(awake_ms)
         limit_ms = {DEAD: FORGET_DEAD_MS, DOWN: FORGET_DOWN_MS, UP: float("inf")}
-        old = [b for b, member in self.members.items() if awake_ms - self._since_ms[b] >= limit_ms[member.state]]
+        old = [
+            boot
+            for boot, member in self.members.items()
+            if awake_ms - self._since_ms[boot] >= limit_ms[member.state] or (member.draining and member.state == UP)
+        ]
         if not old:
             return
-        held = referenced(map)
+        held = referenced(map, active)
         for boot in old:
             if boot in held:
                 continue
-            if self.members[boot].state == DEAD:
+            member = self.members[boot]
+            if member.state != DOWN:
                 self._graves[boot] = None
+            if member.state == UP:
+                self._tell("drained", member, "is drained: it holds nothing any more, and leaves")
             self._remove(boot)
 
     def candidates(self) -> list[Member]:
         """Those a cluster can be formed of."""
         return [member for member in self.members.values() if self._detector.is_fresh(member.boot)]
 
-    def note(self, text: str) -> None:
-        """Add a line for the operator."""
-        self._said.append(Note(text))
+    def holders(self, on_probation: bool = False) -> list[Member]:
+        """Those that shards may be given to, with or without who came back a short while ago."""
+        for boot, until_ms in list(self._probation_ms.items()):
+            if self.awake_ms >= until_ms:
+                del self._probation_ms[boot]
+        return [
+            member
+            for boot, member in self.members.items()
+            if member.state == UP and not member.draining and (on_probation or boot not in self._probation_ms)
+        ]
+
+    def end_probations(self) -> None:
+        """Who is up may be given shards from now on."""
+        self._probation_ms.clear()
+
+    def parted(self) -> set[tuple[int, int]]:
+        """Pairs, the lower boot first, that had better share no shard for now."""
+        return self._accusations.parted(self.awake_ms)
+
+    def _tell(self, kind: str, member: Member, text: str, **data: Any) -> None:
+        self._log.add(kind, f"{label(member)} {text}", node=member.name, boot=f"{member.boot:016x}", **data)
 
 
 def label(member: Member) -> str:
-    """A member in a note."""
+    """A member in an event's text."""
     return f"{member.name} ({member.boot:016x})"
 
 

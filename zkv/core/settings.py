@@ -364,6 +364,11 @@ class ManagerConfig:
         False,
         env="ZKV_MANAGER_IN_MEMORY",
     )
+    shard_map: str | None = _setting(
+        "JSON file that says which nodes hold which shard, watched while the manager runs; without it the manager "
+        "places the shards itself.",
+        None,
+    )
     ready_fd: int | None = _setting(
         "Inherited pipe; one line with the endpoint is written to it once the manager listens.",
         None,

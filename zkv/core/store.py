@@ -50,7 +50,7 @@ class Row(NamedTuple):
 class Store:
     """All shards of one node. A shard without data is an empty dict: 64 bytes."""
 
-    __slots__ = ("_mean_bytes", "_sampled", "committed", "graves", "positions", "tables")
+    __slots__ = ("_mean_bytes", "_sampled", "_samples", "committed", "graves", "positions", "tables")
 
     def __init__(self, shards: int) -> None:
         self.tables: list[dict[str | bytes, Entry]] = [{} for _ in range(shards)]
@@ -58,7 +58,7 @@ class Store:
         self.committed: dict[int, int] = dict.fromkeys(range(shards), 0)
         self.graves: deque[tuple[float, int, int, str | bytes]] = deque()
         """(when, shard, version, key) of tombstones, oldest first."""
-        self._sampled = 0
+        self._sampled = self._samples = 0
         self._mean_bytes = 0.0
         """Of a key and its value, over the last samples."""
 
@@ -120,5 +120,6 @@ class Store:
         for _ in range(SAMPLED_TABLES):
             self._sampled = (self._sampled + 1) % len(self.tables)
             for key, (_, value) in islice(self.tables[self._sampled].items(), SAMPLED_ENTRIES):
-                self._mean_bytes += (size_of(key) + size_of(value) - self._mean_bytes) / SAMPLE_MEMORY
+                self._samples = min(self._samples + 1, SAMPLE_MEMORY)
+                self._mean_bytes += (size_of(key) + size_of(value) - self._mean_bytes) / self._samples
         return int(self._mean_bytes * self.count())

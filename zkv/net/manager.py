@@ -10,17 +10,20 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import time
+from collections.abc import Sequence
 from typing import Final
 
 import zmq
 
-from zkv.core.effects import Effect, Note, Persist, Probe, Publish, Send
+from zkv.core.effects import Effect, Event, Persist, Probe, Publish, Send
 from zkv.core.manager import Manager
 from zkv.core.settings import BOOT_ID_HIGH, BOOT_ID_LOW, ManagerConfig, split_endpoint
 from zkv.errors import SettingError
 from zkv.local.lifeline import parent_is_gone
 from zkv.net import sockets
 from zkv.net.clock import now_ms
+from zkv.net.layoutfile import LayoutFile
 from zkv.net.probes import Probes
 from zkv.net.signals import Termination
 from zkv.net.state import FileState, MemoryState, State
@@ -73,8 +76,14 @@ class _Host:
         map_endpoint = _bind(self._maps, host, map_port)
         self._state.keep_ports(split_endpoint(heartbeat_endpoint)[1], split_endpoint(map_endpoint)[1])
         stored = self._state.load()
+        self._file = LayoutFile(config.shard_map) if config.shard_map else None
+        settings = config.cluster
+        if self._file is not None and stored is None:
+            settings = self._file.settings(settings)
         boot, cluster = _random_id(), _random_id()
-        self._manager = Manager(config.cluster, boot, heartbeat_endpoint, map_endpoint, stored, cluster, now_ms())
+        self._manager = Manager(
+            settings, boot, heartbeat_endpoint, map_endpoint, stored, cluster, now_ms(), config.shard_map
+        )
         known = f"map {stored.map.version} of cluster {stored.cluster:016x}" if stored else "a new cluster"
         logger.info("the manager (boot %016x) listens on %s, with %s", boot, endpoint, known)
         if config.ready_fd is not None:
@@ -91,8 +100,9 @@ class _Host:
             frames = _drain(self._router)
             frames += [(b"", frame) for _, frame in _drain(self._heartbeats)]
             now = now_ms()
-            for effect in manager.step(frames, now, self._probes.collect(now, ready)):
-                self._execute(effect, now)
+            layout = self._file.changed(now) if self._file is not None else None
+            probes = self._probes.collect(now, ready)
+            self._execute(manager.step(frames, now, probes, time.time_ns() // 1_000_000, layout), now)
         logger.info("the manager stops")
 
     def _wait(self, signal_fd: int, timeout_ms: float) -> set[int]:
@@ -106,7 +116,25 @@ class _Host:
         # Rounded up: waking a fraction early would spin.
         return {ready for ready, _ in poller.poll(int(timeout_ms) + 1 if timeout_ms else 0) if isinstance(ready, int)}
 
-    def _execute(self, effect: Effect, now: float) -> None:
+    def _execute(self, effects: Sequence[Effect], now: float) -> None:
+        """Carry them out in their order; events that follow on each other in one transaction."""
+        events: list[Event] = []
+        for effect in effects:
+            if isinstance(effect, Event):
+                logger.info("%s", effect.text)
+                events.append(effect)
+                continue
+            self._record(events)
+            self._carry_out(effect, now)
+        self._record(events)
+
+    def _record(self, events: list[Event]) -> None:
+        if events:
+            assert self._state is not None
+            self._state.record(events)
+            events.clear()
+
+    def _carry_out(self, effect: Effect, now: float) -> None:
         match effect:
             case Send(route, frame):
                 try:
@@ -122,8 +150,6 @@ class _Host:
                 self._state.persist(effect)
             case Probe(boot, endpoint):
                 self._probes.start(boot, endpoint, now)
-            case Note(text):
-                logger.info("%s", text)
 
     def close(self) -> None:
         """Stop listening, then let go of the state. Nothing is served any more when this is called."""

@@ -12,10 +12,12 @@ nothing has to be cleaned up after a SIGKILL.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from zkv.core.effects import Persist, Stored, applied
+from zkv.core.effects import Event, Persist, Stored, applied
+from zkv.core.events import KEPT
 from zkv.core.reconfigure import subset_violation
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import Member, Shard, ShardMap
@@ -23,7 +25,7 @@ from zkv.core.wire import pack_u64, unpack_u64
 from zkv.errors import SettingError, UsageError, ZkvError
 
 FILE_NAME: Final = "manager.sqlite"
-FORMAT: Final = 2
+FORMAT: Final = 3
 
 _SCHEMA: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -34,6 +36,9 @@ CREATE TABLE members (
 CREATE TABLE shards (
     number INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, changed INTEGER NOT NULL, replicas BLOB NOT NULL,
     learners BLOB NOT NULL, wait BLOB NOT NULL, born INTEGER NOT NULL, withheld INTEGER NOT NULL
+);
+CREATE TABLE events (
+    number INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL, data TEXT NOT NULL
 );
 """
 
@@ -46,6 +51,9 @@ class State(Protocol):
 
     def persist(self, persist: Persist) -> None:
         """Make `persist` durable. Raises ZkvError if that is impossible; the manager must then stop."""
+
+    def record(self, events: Sequence[Event]) -> None:
+        """Make `events` durable; the oldest make room for them. Raises like `persist`."""
 
     def ports(self) -> tuple[int, int] | None:
         """The ports for heartbeats and maps that were used last."""
@@ -81,10 +89,13 @@ class _Checked:
 
 
 class MemoryState(_Checked):
-    """State that ends with the process."""
+    """State that ends with the process, and so does not keep events: nobody will ask for them again."""
 
     def persist(self, persist: Persist) -> None:
         self._stored = self._next(persist)
+
+    def record(self, events: Sequence[Event]) -> None:
+        pass
 
     def ports(self) -> tuple[int, int] | None:
         return None
@@ -156,7 +167,13 @@ class FileState(_Checked):
             replicas, learners, wait = (tuple(unpack_u64(column)) for column in boots)
             shards.append(Shard(epoch, changed, replicas, learners, wait, born, bool(withheld)))
         version = int(self._meta("version") or 0)
-        return Stored(cluster, settings, ShardMap(cluster, version, members, tuple(shards)))
+        shard_map = ShardMap(cluster, version, members, tuple(shards))
+        layout, resets = self._meta("layout") or "", int(self._meta("resets") or 0)
+        return Stored(cluster, settings, shard_map, layout, resets, self._read_events())
+
+    def _read_events(self) -> tuple[Event, ...]:
+        rows = self._db.execute("SELECT kind, text, data, number, time_ms FROM events ORDER BY number")
+        return tuple(Event(kind, text, json.loads(data), *rest) for kind, text, data, *rest in rows)
 
     def persist(self, persist: Persist) -> None:
         import sqlite3
@@ -169,6 +186,9 @@ class FileState(_Checked):
                 self._put_meta("cluster", f"{after.cluster:016x}")
                 self._put_meta("settings", json.dumps(after.settings.to_wire()))
             self._put_meta("version", str(after.map.version))
+            self._put_meta("resets", str(after.resets))
+            if persist.layout is not None:
+                self._put_meta("layout", persist.layout)
             if delta is not None:
                 self._db.executemany("DELETE FROM members WHERE boot = ?", [(boot,) for boot in delta.removed])
                 self._db.executemany("REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?, ?)", delta.members)
@@ -184,6 +204,18 @@ class FileState(_Checked):
         except sqlite3.Error as error:
             raise ZkvError(f"the manager cannot write its state to {self._path}: {error}") from error
         self._stored = after
+
+    def record(self, events: Sequence[Event]) -> None:
+        import sqlite3
+
+        rows = [(one.number, one.time_ms, one.kind, one.text, json.dumps(dict(one.data))) for one in events]
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("REPLACE INTO events VALUES (?, ?, ?, ?, ?)", rows)
+            self._db.execute("DELETE FROM events WHERE number <= ?", (events[-1].number - KEPT,))
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise ZkvError(f"the manager cannot write its state to {self._path}: {error}") from error
 
     def ports(self) -> tuple[int, int] | None:
         kept = self._meta("ports")

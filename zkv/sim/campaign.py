@@ -18,6 +18,11 @@ from zkv.sim.restless import limits
 from zkv.sim.world import World
 
 FORM_MS: Final = 3000.0
+NODES_LIMIT: Final = 7
+SETTLING: Final = 20
+"""Versions of the map that may follow once every shard is whole, for balance; then there are no more."""
+HEAL_MS: Final = 60_000.0
+"""After the last fault every shard has all its copies again within this: suspicions have to be forgotten first."""
 CALM_MS: Final = 6000.0
 """After the last fault everything must work again within this."""
 
@@ -38,6 +43,9 @@ class Campaign:
             tombstone_ms=rng.choice((60_000, 300)),
             session_ttl_ms=20_000,
             timeout_limit_ms=4000,
+            on_loss=rng.choice(("keep", "keep", "reset")),
+            loss_grace_s=rng.choice((0.0, 1.0)),
+            fill_bytes_per_s=rng.choice((64 * 1024, 64 * 2**20)),
             min_in_sync=rng.choice((1, 1, 1, min(2, replicas))),
         )
         self.world = world_class(seed, settings)
@@ -133,7 +141,8 @@ class Campaign:
             self._reset,
             self._slow, self._manager, self._manager_pause, self._client_pause, self._restart, self._depose,
             self._depose,
-            self._deafen, self._quarrel, self._strike_fill, self._strike_fill,
+            self._deafen, self._quarrel, self._strike_fill, self._strike_fill, self._join, self._drain,
+            self._rebalance, self._lose_everything,
         ]  # fmt: skip
         self.rng.choice(faults)()
         self.world.clockwork.after(self.rng.expovariate(1 / self.fault_ms), self._fault)
@@ -183,6 +192,37 @@ class Campaign:
         if not self.world.nodes[name].alive:
             self.world.start_node(name)
             self.world.fired["node restarts"] += 1
+
+    def _join(self) -> None:
+        """A further node joins."""
+        if len(self.world.nodes) < NODES_LIMIT:
+            self.world.start_node(f"server{len(self.world.nodes) + 1}")
+            self.world.fired["node joins"] += 1
+
+    def _drain(self) -> None:
+        """A node is asked to leave, or asked to stay after all."""
+        self.world.order(self.rng.choice(("drain", "drain", "join")), name=self._some_node(), force=False)
+
+    def _rebalance(self) -> None:
+        self.world.order("rebalance")
+
+    def _lose_everything(self) -> None:
+        """All who hold some shard die: it is lost, and where the settings say so created anew (SAFETY 33). Unless one of
+        them is only silent."""
+        world = self.world
+        if world.settings.on_loss != "reset" or world.disk is None or not world.disk.map.version:
+            return
+        shard = self.rng.choice(world.disk.map.shards)
+        spared = self.rng.choice(shard.replicas) if self.rng.random() < 0.5 else None
+        for boot in (*shard.replicas, *shard.learners):
+            process = world.by_boot[boot]
+            if not process.alive or process is not world.nodes[process.name]:
+                continue
+            if boot != spared:
+                world.crash_node(process.name)
+            elif not process.paused:
+                process.pause()
+                world.clockwork.after(self.rng.choice((1500.0, 3000.0)), process.resume)
 
     def _pause(self) -> None:
         process = self.world.nodes[self._some_node()]
@@ -306,6 +346,37 @@ class Campaign:
         world.run(world.clockwork.now_ms + 4500.0)
         if not outcome or any(operation.outcome != "ok" for operation in operations):
             raise Violation(f"after the storm the cluster does not serve: {self._story()}")
+        self._heal()
+
+    def _heal(self) -> None:
+        """Every shard that is not lost gets all its copies, and then the map comes to rest."""
+        world = self.world
+        until_ms = world.clockwork.now_ms + HEAL_MS
+        while not self._is_whole():
+            if world.clockwork.now_ms > until_ms:
+                raise Violation(f"the cluster does not heal: {self._story()}")
+            world.run(world.clockwork.now_ms + 500.0)
+        assert world.disk is not None
+        version = world.disk.map.version
+        world.run(world.clockwork.now_ms + 3000.0)
+        if world.disk.map.version > version + SETTLING:
+            raise Violation(f"the map does not come to rest: version {version}, then {world.disk.map.version}")
+
+    def _is_whole(self) -> bool:
+        world = self.world
+        assert world.disk is not None
+        shard_map = world.disk.map
+        staying = [
+            process for process in world.nodes.values()
+            if process.alive and process.boot in shard_map.members and not shard_map.members[process.boot].draining
+        ]  # fmt: skip
+        wanted = min(world.settings.replicas, len(staying))
+        for shard in shard_map.shards:
+            alive = sum(world.by_boot[boot].alive for boot in shard.replicas)
+            # A node that is to leave may have to stay, and keep what it has, where too few are left without it.
+            if alive and (alive < max(wanted, len(shard.replicas)) or shard.learners):
+                return False
+        return True
 
     def _story(self) -> str:
         world = self.world

@@ -24,6 +24,7 @@ STORY_AFTER = 6
 """Operations on the key that are printed around those of a violation."""
 OK = "ok"
 UNKNOWN = "unknown"
+MANAGER = "manager"
 NOT_DONE = "not done"
 
 
@@ -68,6 +69,14 @@ class History:
         self.operations[key].append(operation)
         return operation
 
+    def reset(self, key: str, version: int, now_ms: float) -> None:
+        """The key's shard was created anew, empty: a delete that the manager decided on (SAFETY 33).
+
+        `version` is below all of the shard's new life. Nobody may see the former life from now on: all who could have
+        shown it are dead.
+        """
+        self.operations[key].append(Operation(MANAGER, "delete", key, now_ms, None, now_ms, OK, version))
+
     def check(self) -> None:
         """Raise `Violation` with the operations concerned unless every key's history is linearizable."""
         for key in sorted(self.operations):
@@ -83,6 +92,7 @@ class _KeyCheck:
 
     def __init__(self, operations: list[Operation]) -> None:
         self.operations = operations
+        self.resets = [operation.version for operation in operations if operation.client == MANAGER]
         self.version_of: dict[Any, int] = {}
         self.writer_of: dict[int, Operation] = {}
 
@@ -129,11 +139,15 @@ class _KeyCheck:
             if write.start_ms > read.end_ms:
                 self._fail("a value was read before it was written", read, write)
             version = self.version_of.setdefault(read.value, read.version)
-            if version != read.version:
+            if version != read.version and self._life(version) == self._life(read.version):
                 self._fail("one write took effect under two versions", read, write)
             writer = self.writer_of.setdefault(read.version, write)
             if writer is not write:
                 self._fail("two writes share a version", read, write, writer)
+
+    def _life(self, version: int) -> int:
+        """How many resets lie before a version. A retry after a reset finds nothing of what the former life knew."""
+        return sum(reset is not None and reset <= version for reset in self.resets)
 
     def _check_order(self) -> None:
         """One pass in the order of starts; `shown` is the newest version of what had ended by then."""

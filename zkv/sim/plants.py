@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from zkv.core import node, wire
+from zkv.core import losses, node, reconfigure, wire
 from zkv.core.calls import Batch
 from zkv.core.client import ClientCore
 from zkv.core.effects import Persist, Publish
@@ -30,6 +30,7 @@ from zkv.core.store import Store
 from zkv.core.streams import InStream
 from zkv.core.tails import Tails
 from zkv.core.takeover import Takeover, Takeovers
+from zkv.sim import restless
 
 
 class Patch:
@@ -70,6 +71,26 @@ def planted(name: str) -> Iterator[None]:
         yield
     finally:
         patch.undo()
+
+
+@plant
+def rule_01_named_learners_join(patch: Patch) -> None:
+    """The manager takes learners for members of the set before they were reported filled."""
+    former = patch.set(Manager, "_adopt", None)
+
+    def adopt(self: Manager, delta: Any) -> None:
+        former(self, delta)
+        for number in delta.shards:
+            self.filled[number] = set(self.map.shards[number].learners)
+
+    patch.set(Manager, "_adopt", adopt)
+
+
+@plant
+def rule_01_wait_list_forgotten(patch: Patch) -> None:
+    """An entry names nobody to wait for."""
+    for module in (reconfigure, restless):
+        patch.set(module, "wait_list", lambda *rest, **named: ())
 
 
 @plant
@@ -272,6 +293,19 @@ def rule_22_reported_before_it_has_all(patch: Patch) -> None:
 
 
 @plant
+def rule_22_stale_reports_count(patch: Patch) -> None:
+    """The manager takes a report of an earlier epoch for one of the present."""
+
+    def fill(self: Manager, boot: int, body: Any) -> None:
+        learner, shards, _ = body
+        for number in wire.unpack_u64(shards):
+            if learner in self.map.shards[number].learners:
+                self.filled[number].add(learner)
+
+    patch.set(Manager, "_fill", fill)
+
+
+@plant
 def rule_22_filled_learners_not_required(patch: Patch) -> None:
     """Writes commit without the learner that was reported filled."""
     patch.set(Group, "join", lambda self, learner: None)
@@ -407,6 +441,12 @@ def rule_33_former_life_kept(patch: Patch) -> None:
         return bool(former(boot, before, after._replace(born=1)))
 
     patch.set(node, "_starts_empty", starts_empty)
+
+
+@plant
+def rule_33_reset_on_silence(patch: Patch) -> None:
+    """Lost shards are created anew although somebody who has the data is only silent."""
+    patch.set(losses, "is_proven_lost", lambda *rest: True)
 
 
 @plant

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from zkv.core import wire
 from zkv.core.calls import Call, Failure
 from zkv.core.client import ClientCore
-from zkv.core.effects import Persist, Probe, Publish, Send, applied
+from zkv.core.effects import Persist, Probe, Publish, Send
 from zkv.core.local import MANAGER, PUBLISH
 from zkv.core.node import Node
 
@@ -122,6 +122,8 @@ class NodeProcess(Process):
             self.world.from_node(self, address, frame)
         if die_at < len(out):
             self.world.crash_node(self.name)
+        elif self.core.contact.released or self.core.contact.rejected:
+            self.world.node_left(self)
         else:
             self.wake_at(self.core.next_wake_ms)
 
@@ -154,7 +156,7 @@ class ManagerProcess(Process):
                 self.world.crash_manager()
                 return
             if isinstance(effect, Persist):
-                self.world.disk = applied(self.world.disk, effect)
+                self.world.persist(effect)
             elif isinstance(effect, Send):
                 self.world.network.send(self.pid, effect.route.decode(), (MANAGER, effect.frame))
             elif isinstance(effect, Publish):

@@ -1,8 +1,8 @@
 """A manager that changes the map for no reason, and limits so small that they are met.
 
-Deaths alone only ever shrink a set. Every change that rule 1 allows may come in any order: primaries that move and come
-back while the old one stays in the set, members dropped while they live, several changes before anybody has activated.
-The next issues will make such changes for good reasons; the members must stand them today.
+Every change that rule 1 allows may come in any order: primaries that move and come back while the old one stays in the
+set, members dropped while they live, learners named, promoted and given up, several changes before anybody has
+activated. A good manager makes few of these changes; the members must stand them all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from zkv.core import client, filling, fragments, node, streams, wire
+from zkv.core import client, filling, fragments, node, streams
 from zkv.core.manager import Manager
 from zkv.core.reconfigure import wait_list
 from zkv.core.roster import Verdict
@@ -27,30 +27,9 @@ class RestlessManager(Manager):
     drops = 0.0
     """Probability that a change of a shard drops a member."""
 
-    def _dispatch(self, route: bytes, header: Any, frame: bytes) -> None:
-        if header.kind != wire.FILLED:
-            super()._dispatch(route, header, frame)
-            return
-        learner, shards, epochs = body = wire.decode_body(frame)
-        if not hasattr(self, "_full"):
-            self._full: dict[tuple[int, int], int] = {}
-        for shard, epoch in zip(wire.unpack_u64(shards), wire.unpack_u64(epochs), strict=True):
-            entry = self.map.shards[shard]
-            if entry.epoch == epoch and entry.primary == header.sender and learner in entry.learners:
-                self._full[shard, learner] = epoch
-        self._reply(route, wire.FILLED_ACK, header.sender, body)
-
     def _next_delta(self, verdict: Verdict) -> Delta | None:
         delta = super()._next_delta(verdict)
         old = self.map
-        if delta is None and old.version and not self._outdated:  # TEMP until the manager does it
-            changed = {}
-            for number, shard in enumerate(old.shards):
-                if any(old.members[b].state != UP for b in shard.learners):
-                    wait = wait_list(shard, shard.replicas, old.members, self._active[number] == shard.epoch)
-                    changed[number] = Shard(shard.epoch + 1, old.version + 1, shard.replicas, (), wait)
-            if changed:
-                return Delta(old.cluster, old.version, old.version + 1, changed)
         if delta is not None or not self.restlessness or not old.version or self._outdated:
             return delta
         if not hasattr(self, "_whims"):
@@ -62,8 +41,7 @@ class RestlessManager(Manager):
         for number, shard in enumerate(old.shards):
             if self._whims.random() < 0.5 or any(old.members[boot].state != UP for boot in shard.replicas):
                 continue
-            full = getattr(self, "_full", {})
-            ready = [b for b in shard.learners if full.get((number, b)) == shard.epoch and old.members[b].state == UP]
+            ready = [boot for boot in shard.learners if boot in self.filled[number] and old.members[boot].state == UP]
             if shard.learners and len(ready) < len(shard.learners) and self._whims.random() < 0.8:
                 continue
             replicas = list(shard.replicas) + ready
@@ -74,7 +52,8 @@ class RestlessManager(Manager):
             wait = wait_list(shard, replicas, old.members, self._active[number] == shard.epoch)
             others = [boot for boot, member in old.members.items() if member.state == UP and boot not in replicas]
             learners = tuple(boot for boot in others if self._whims.random() < 0.5)
-            changed[number] = Shard(shard.epoch + 1, version, tuple(replicas), learners, wait)
+            rest = learners, wait, shard.born, shard.withheld
+            changed[number] = Shard(shard.epoch + 1, version, tuple(replicas), *rest)
         return Delta(old.cluster, old.version, version, changed) if changed else None
 
 

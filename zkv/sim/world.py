@@ -17,11 +17,11 @@ from typing import Any, Final
 from zkv.core import wire
 from zkv.core.calls import Call
 from zkv.core.client import ClientCore
-from zkv.core.effects import Stored
+from zkv.core.effects import Persist, Stored, applied
 from zkv.core.local import MANAGER, PUBLISH
 from zkv.core.node import Node
 from zkv.core.settings import ClusterSettings
-from zkv.core.shardmap import ShardMap, shard_of
+from zkv.core.shardmap import Shard, ShardMap, shard_of
 from zkv.core.store import ABSENT
 from zkv.sim.history import NOT_DONE, OK, UNKNOWN, History, Operation, Violation
 from zkv.sim.network import Clockwork, Network
@@ -102,6 +102,13 @@ class World:
         if self.supervised:
             self.clockwork.after(self.rng.uniform(*PROOF_MS), lambda: self._report_dead(process))
 
+    def node_left(self, process: NodeProcess) -> None:
+        """A node ends by itself: it was drained, or is not let in any more."""
+        self.fired["nodes drained" if process.core.contact.released else "nodes turned away"] += 1
+        self.collect_counts(process)
+        process.kill()
+        self._report_dead(process)
+
     def _report_dead(self, process: NodeProcess) -> None:
         """Repeated until the manager has made it durable, as the launcher does."""
         if self.disk is not None:
@@ -136,6 +143,12 @@ class World:
         """Keep what a node counted before it is gone."""
         self.fired.update(process.core.local.fired)
         process.core.local.fired.clear()
+
+    def order(self, verb: str, **arguments: Any) -> None:
+        """An operator asks the manager for something; nobody looks at the answer."""
+        if self.manager.alive:
+            frame = wire.encode(wire.ADMIN, self.cluster, 1, 0, 0, [verb, arguments])
+            self.network.send("operator", MANAGER_PID, (b"operator", frame))
 
     # --- frames ----------------------------------------------------------------------------------------------------
 
@@ -192,7 +205,6 @@ class World:
             self._check_one_server(process)
         elif isinstance(process, ManagerProcess) and process.alive:
             process.core.check_invariants()
-            self._check_map()
 
     def _check_one_server(self, process: NodeProcess) -> None:
         """At most one node serves a shard at any instant."""
@@ -212,23 +224,36 @@ class World:
                     raise Violation(f"{process.pid} and {other.pid} both serve shard {shard}")
             other.core.local.now_ms = former_ms
 
-    def _check_map(self) -> None:
-        """Versions and epochs only grow; what is durable is what was decided."""
-        if self.disk is None:
-            return
+    def persist(self, effect: Persist) -> None:
+        """The manager makes something durable. Versions and epochs only grow."""
+        self.disk = applied(self.disk, effect)
         new, old = self.disk.map, self._map_seen
         if new.version < old.version:
             raise Violation(f"the map went back from version {old.version} to {new.version}")
         for shard, (was, now) in enumerate(zip(old.shards, new.shards, strict=False)):
             if now.epoch < was.epoch or (now.epoch == was.epoch and now.replicas != was.replicas):
                 raise Violation(f"shard {shard} changed from {was} to {now}")
+            if now.born > was.born:
+                self._shard_was_reset(shard, was, now)
         self._map_seen = new
+
+    def _shard_was_reset(self, shard: int, was: Shard, now: Shard) -> None:
+        self.fired["shards reset"] += 1
+        alive = [self.by_boot[boot].pid for boot in was.replicas if self.by_boot[boot].alive]
+        if alive:
+            raise Violation(f"shard {shard} was reset although {', '.join(alive)} live")
+        for key in list(self.history.operations):
+            if shard_of(key, self.settings.shards) == shard:
+                self.history.reset(key, now.born << wire.COUNTER_BITS, self.clockwork.now_ms)
 
     def check_held(self, key: str, version: int) -> None:
         """An acknowledged version is in the history of every living in-sync member."""
         assert self.disk is not None
         shard = shard_of(key, self.settings.shards)
-        for boot in self.disk.map.shards[shard].replicas:
+        entry = self.disk.map.shards[shard]
+        if wire.epoch_of(version) < entry.born:
+            return  # of a life that was lost since
+        for boot in entry.replicas:
             process = self.by_boot[boot]
             if not process.alive:
                 continue
