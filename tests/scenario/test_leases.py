@@ -91,7 +91,7 @@ def test_rule_12_a_grant_that_does_not_know_the_change_does_not_count() -> None:
     bench.change(s="PB")
     assert bench.active("s") == "P"
     assert not bench.serves("P", "s")
-    assert bench.get("P", S).status == "NOT_READY"
+    assert bench.get("P", S).status == "UNANSWERED"
     assert bench.get("P", T).status == "OK", "t did not change"
     bench.faults.clear()
     bench.advance(50)
@@ -122,8 +122,8 @@ def test_rule_15_a_successor_waits_for_the_lease_of_a_silent_primary() -> None:
     bench.change(s="BC", t="CB")
     bench.advance(WAIT_MS - 1)
     assert bench.active("s") == "P"
-    assert bench.get("B", S).status == "NOT_READY", "only active primaries serve, reads included"
-    assert bench.put("B", S, "early").status == "NOT_READY"
+    assert bench.get("B", S).status == "UNANSWERED", "only active primaries serve, reads included"
+    assert bench.put("B", S, "early").status == "UNANSWERED"
     assert bench.held_by("B", S) is None
     bench.advance(2)
     assert bench.active("s") == "BP"

@@ -150,7 +150,7 @@ def test_rule_15_a_primary_that_stays_waits_for_the_read_leases_of_who_was_dropp
     bench.cut("B")
     bench.change(s="PC", t="CP")
     bench.advance(100)
-    assert bench.put("P", S, "new").status == "NOT_READY"
+    assert bench.put("P", S, "new").status == "UNANSWERED"
     bench.advance(WAIT_MS)
     assert bench.put("P", S, "new").status == "OK"
 

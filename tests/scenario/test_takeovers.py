@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.scenario.bench import S2, S3, T2, Bench, S, T
 from zkv.core import wire
+from zkv.core.requests import PARKED_MS
 
 
 def bench_with_a_tail(reached: str) -> Bench:
@@ -40,7 +43,7 @@ def test_rule_16_a_new_primary_sends_each_member_what_it_lacks() -> None:
     bench.change(s="BC", t="CB", dead="P")
     bench.advance(50)
     assert bench.active("s") == "", "C has not acknowledged"
-    assert bench.get("B", S).status == "NOT_READY"
+    assert bench.get("B", S).status == "UNANSWERED"
     bench.heal(acks)
     bench.advance(50)
     assert bench.active("s") == "B"
@@ -86,7 +89,7 @@ def test_rule_16_no_entry_is_made_before_activation() -> None:
     tails = bench.hold("C", "B", "TAILS")
     bench.change(s="BC", t="CB", dead="P")
     early = bench.put("B", S3, "early")
-    assert early.status == "NOT_READY"
+    assert early.status == "UNANSWERED"
     bench.heal(tails)
     bench.advance(50)
     late = bench.again(early, "B")
@@ -118,7 +121,7 @@ def test_rule_16_nothing_of_an_earlier_epoch_counts_before_activation() -> None:
     bench.heal(acks)  # now every member of the new set has acknowledged it, under the old epoch
     bench.advance(50)
     read = bench.get("P", S)
-    assert (write.status, read.status) == ("UNANSWERED", "NOT_READY")
+    assert (write.status, read.status) == ("UNANSWERED", "UNANSWERED")
     bench.heal(tails)
     bench.advance(50)
     assert write.status == "OK"
@@ -274,3 +277,35 @@ def test_rule_19_a_reign_that_was_interrupted_unseen_is_a_new_one() -> None:
     bench.advance(1000)
     assert bench.active("s") == "P"
     assert bench.put("P", S, "old", routed_by=1).status == "OLD_ROUTE"
+
+
+def test_a_request_that_meets_a_takeover_waits_for_it() -> None:
+    bench = Bench(s="PBC", t="PBC")
+    tails = bench.hold("B", "P", "TAILS")
+    bench.change(s="PB")
+    asked = [bench.put("P", S, "one"), bench.get("P", S), bench.put("P", S, "late", timeout_ms=20)]
+    on_t = bench.get("P", T)
+    assert on_t.status == "OK", "others do not wait with it"
+    bench.advance(50)
+    assert [ask.status for ask in asked] == ["UNANSWERED"] * 3
+    bench.heal(tails)
+    bench.advance(1)
+    assert [ask.status for ask in asked] == ["OK", "OK", "LATE"]
+    assert asked[1].value == "one", "in the order in which they came"
+
+
+def test_and_is_refused_when_that_takes_too_long() -> None:
+    bench = Bench(s="PBC", t="PBC")
+    bench.hold("B", "P", "TAILS")
+    bench.change(s="PB")
+    asked = bench.put("P", S, "one")
+    bench.advance(PARKED_MS + 1)
+    assert asked.status == "NOT_READY"
+
+
+def test_the_requests_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zkv.core.requests.PARKED_BYTES", 100)
+    bench = Bench(s="PBC", t="PBC")
+    bench.hold("B", "P", "TAILS")
+    bench.change(s="PB")
+    assert [bench.put("P", S, "one").status for _ in range(3)][-1] == "NOT_READY"

@@ -169,6 +169,7 @@ class Node:
             self.takeovers.ask()
             self.takeovers.advance()
             self.takeovers.announce()
+            self.requests.retry_parked(self._wakes.append)
             self.serving.drop_tombstones()
             self.serving.flush()
             self.filling.advance(self._wakes.append)

@@ -2,12 +2,16 @@
 
 A request whose shards are all active, leased and routed by a map young enough is executed as a whole: three comparisons
 and a few loops in C. Only where one of them fails is each operation looked at by itself.
+
+A request for a shard that is just being reconciled waits here for a moment instead of being refused: a change of the
+epoch takes two round trips, and asking again would cost the client as much, and the node more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
 from msgpack import ExtType
 
@@ -33,6 +37,21 @@ BUSY_MS: Final = 1000.0
 """A node counts as busy for so long after a request: clients that are slowed down must not look like clients gone."""
 
 
+PARKED_MS: Final = 100.0
+"""How long a request waits for a takeover before it is refused."""
+PARKED_BYTES: Final = 64 * 1024 * 1024
+
+
+class Parked(NamedTuple):
+    """A request that waits for a takeover."""
+
+    until_ms: float
+    shards: Sequence[int]
+    source: Address
+    header: wire.Header
+    frame: bytes
+
+
 class Requests:
     """The client's side of a primary: requests in, replies into `Serving.hold`."""
 
@@ -41,9 +60,34 @@ class Requests:
         self.serving = serving
         self.reading = reading
         self._taken_bytes = 0
+        self._parked: deque[Parked] = deque()
+        self._parked_bytes = 0
         self._default_ack = wire.ACK_LEVELS[local.settings.ack]
 
-    def handle(self, source: Address, header: wire.Header, frame: bytes) -> None:
+    def retry_parked(self, wake: Callable[[float], None]) -> None:
+        """End of a turn: take up the requests whose takeover is over, or has taken too long."""
+        if not self._parked:
+            return
+        parked, self._parked = self._parked, deque()
+        for one in parked:
+            if self.local.now_ms < one.until_ms and self.serving.is_settling(one.shards):
+                self._parked.append(one)
+            else:
+                self._parked_bytes -= len(one.frame)
+                self.handle(one.source, one.header, one.frame, may_wait=False)
+        if self._parked:
+            wake(self._parked[0].until_ms)
+
+    def _park(self, shards: Sequence[int], source: Address, header: wire.Header, frame: bytes) -> bool:
+        """Let a request wait, if that may help it; False if it is to be looked at now."""
+        if self._parked_bytes + len(frame) > PARKED_BYTES or not self.serving.is_settling(shards):
+            return False
+        self._parked.append(Parked(self.local.now_ms + PARKED_MS, shards, source, header, frame))
+        self._parked_bytes += len(frame)
+        self.local.fired["requests parked"] += 1
+        return True
+
+    def handle(self, source: Address, header: wire.Header, frame: bytes, *, may_wait: bool = True) -> None:
         """One REQUEST. Raises `Malformed`; what is late is dropped before it is looked at any further."""
         body = wire.decode_body(frame)
         request, attempt, batch, watermark, deadline_ms, op, indices, shards, keys, values, ack = body
@@ -70,6 +114,9 @@ class Requests:
                 self.reading.read(held, keys)
                 return
             op = wire.GET
+        unserved = not self.serving.active.issuperset(numbers) or local.now_ms >= self.serving.covered_until_ms
+        if unserved and may_wait and self._park(numbers, source, header, frame):
+            return
         early = held.writes and (ack or self._default_ack) == wire.ACK_PRIMARY
         self._execute(held, header, batch, watermark, op, where, keys, values, early)
         local.operations += len(keys)

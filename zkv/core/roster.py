@@ -363,14 +363,18 @@ class Roster:
         return [member for member in self.members.values() if self._detector.is_fresh(member.boot)]
 
     def holders(self, on_probation: bool = False) -> list[Member]:
-        """Those that shards may be given to, with or without who came back a short while ago."""
+        """Those that shards may be given to, with or without who came back a short while ago.
+
+        Of two with one name the one that joined later: it stands for the other, whose death is not noticed yet.
+        """
         for boot, until_ms in list(self._probation_ms.items()):
             if self.awake_ms >= until_ms:
                 del self._probation_ms[boot]
+        newest = {member.name: member for member in self.members.values() if member.state == UP}
         return [
             member
-            for boot, member in self.members.items()
-            if member.state == UP and not member.draining and (on_probation or boot not in self._probation_ms)
+            for member in newest.values()
+            if not member.draining and (on_probation or member.boot not in self._probation_ms)
         ]
 
     def end_probations(self) -> None:

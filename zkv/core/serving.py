@@ -238,6 +238,20 @@ class Serving:
         self.local.fired["lease expiries"] += 1
         return False
 
+    def is_settling(self, shards: Sequence[int]) -> bool:
+        """Whether some of `shards` are ours and cannot be served just now, because their epoch has only begun: they
+        are being reconciled, or no grant knows of the change yet."""
+        entries, boot = self.local.map.shards, self.local.boot
+        for shard in set(shards):
+            if shard >= len(entries) or entries[shard].primary != boot or entries[shard].withheld:
+                continue
+            group = self.group_of[shard]
+            if shard in self.fenced:
+                continue
+            if group is None or group.until_ms == float("-inf"):
+                return True
+        return False
+
     def covers(self, shards: Sequence[int]) -> bool:
         """Whether all of `shards` are active here and leased at this moment."""
         if not self.active.issuperset(shards):

@@ -136,6 +136,8 @@ class Takeovers:
                     questions[peer].append(takeover)
             for peer, takeovers in questions.items():
                 if peer in local.map.members:
+                    # A grant is asked for with the tail: it counts if the peer knows the change already.
+                    local.leases.ask_soon(local.map.version)
                     shards = wire.pack_u64(takeover.shard for takeover in takeovers)
                     local.send(peer, kind, [shards, wire.pack_u64(takeover.epoch for takeover in takeovers)])
 

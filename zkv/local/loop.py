@@ -14,6 +14,7 @@ import selectors
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 
 __all__ = ["Loop", "Timer"]
@@ -32,7 +33,7 @@ class Timer:
 
 
 class Loop:
-    """Belongs to the main thread, as signals do. `wake` alone may be called from other threads."""
+    """Belongs to the main thread, as signals do. `post` alone may be called from other threads."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -40,10 +41,10 @@ class Loop:
         self._order = itertools.count()
         self._signals: dict[int, Callable[[], None]] = {}
         self._previous: dict[int, object] = {}
-        self._on_wake: Callable[[], None] = lambda: None
-        # One pipe for signals (one byte each, the signal's number) and for `wake` (a zero byte).
+        self._posted: deque[Callable[[], None]] = deque()
+        # One pipe for signals (one byte each, the signal's number) and for `post` (a zero byte).
         self._wake_read, self._wake_write = os.pipe()
-        self._wake_lock = threading.Lock()
+        self._post_lock = threading.Lock()
         self._closed = False
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -64,15 +65,12 @@ class Loop:
             self._signals[number] = callback
             self._previous.setdefault(number, signal.signal(number, lambda *_: None))
 
-    def on_wake(self, callback: Callable[[], None]) -> None:
-        """Call `callback` from the loop after some thread called `wake`."""
-        self._on_wake = callback
-
-    def wake(self) -> None:
-        """From any thread: make the loop call what `on_wake` was given."""
-        with self._wake_lock:  # else a thread that outlives the loop could write to whatever got the same number
+    def post(self, callback: Callable[[], None]) -> None:
+        """From any thread: call `callback` from the loop, in the order of the posts. Nothing happens after `close`."""
+        with self._post_lock:  # else a thread that outlives the loop could write to whatever got the same number
             if self._closed:
                 return
+            self._posted.append(callback)
             with contextlib.suppress(BlockingIOError):  # full of earlier ones: the loop will wake up anyway
                 os.write(self._wake_write, b"\0")
 
@@ -101,7 +99,7 @@ class Loop:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # type: ignore[arg-type]
         signal.set_wakeup_fd(self._previous_wakeup)
         self._selector.close()
-        with self._wake_lock:
+        with self._post_lock:
             self._closed = True
             os.close(self._wake_read)
             os.close(self._wake_write)
@@ -118,6 +116,7 @@ class Loop:
             return
         for number in sorted(noted):
             if number == 0:
-                self._on_wake()
+                for _ in range(len(self._posted)):
+                    self._posted.popleft()()
             elif number in self._signals:
                 self._signals[number]()

@@ -1,17 +1,17 @@
-"""What the launcher tells the manager (which nodes are proven dead), and asks it (whether every shard is served).
+"""What the launcher tells the manager (which nodes are proven dead), and asks it (whether every shard is served, whether
+nodes should be added).
 
 A thread of its own, because the manager may be down, stopped or busy for as long as it likes, and the launcher has to
-reap, restart and answer meanwhile. A report is repeated until the manager has acknowledged it, across any number of
-managers; without it the cluster would still notice the death, by silence, only later (SAFETY 32).
+reap, restart and answer meanwhile. An errand is repeated until the manager has answered it, across any number of
+managers. Without the report of a death the cluster would still notice it, by silence, only later (SAFETY 32).
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from zkv.errors import ManagerUnreachable, ZkvError
 
@@ -21,33 +21,27 @@ if TYPE_CHECKING:
 __all__ = ["ManagerTalk"]
 
 # One try; the next one follows at once, as a lost message and a restarted manager are answered by trying again.
-_TRY_TIMEOUT_S = 0.5
-# Between tries that failed at once, and between two questions whether the cluster is ready.
-_PAUSE_S = 0.02
+_TRY_TIMEOUT_S: Final = 0.5
+_ERRANDS_LIMIT: Final = 4096
+
+
+class _Errand(NamedTuple):
+    what: Callable[[AdminLink], Any]
+    then: Callable[[Any], None]
+    refused: Callable[[str], None]
 
 
 class ManagerTalk:
-    """All methods return at once and may be called from the launcher's loop.
+    """All methods return at once and may be called from the launcher's loop."""
 
-    `on_served` and `on_reported(boot id, milliseconds since the report was made)` are called from the thread.
-    """
-
-    def __init__(
-        self,
-        *,
-        on_served: Callable[[], None],
-        on_reported: Callable[[int, float], None],
-        on_trouble: Callable[[str], None],
-    ) -> None:
-        self._on_served = on_served
-        self._on_reported = on_reported
+    def __init__(self, *, post: Callable[[Callable[[], None]], None], on_trouble: Callable[[str], None]) -> None:
+        """`post` gets what is to be called from the loop; `on_trouble` is called from the thread."""
+        self._post = post
         self._on_trouble = on_trouble
         self._changed = threading.Condition()
-        # Bounded by the number of nodes: each dies once, as the launcher never restarts one.
-        self._deaths: deque[tuple[int, float]] = deque()
+        self._errands: deque[_Errand] = deque()
         self._endpoint: str | None = None
         self._generation = 0
-        self._served = False
         self._closed = False
         # A daemon: a try that hangs must not keep the launcher from ending.
         self._thread = threading.Thread(target=self._run, name="manager-talk", daemon=True)
@@ -61,18 +55,25 @@ class ManagerTalk:
             self._changed.notify()
 
     def manager_down(self) -> None:
-        """The manager has ended; what is to be reported waits for the next one."""
+        """The manager has ended; errands wait for the next one."""
         with self._changed:
             self._endpoint = None
 
-    def report_dead(self, boot_id: int) -> None:
-        """The process with this boot id was reaped."""
+    def ask(
+        self, what: Callable[[AdminLink], Any], then: Callable[[Any], None], refused: Callable[[str], None]
+    ) -> None:
+        """Do `what` in the thread once a manager answers, then call `then` with its result from the loop, or `refused`
+        with the reason. Errands are done in order."""
         with self._changed:
-            self._deaths.append((boot_id, time.monotonic()))
-            self._changed.notify()
+            full = len(self._errands) >= _ERRANDS_LIMIT
+            if not full:
+                self._errands.append(_Errand(what, then, refused))
+                self._changed.notify()
+        if full:
+            self._post(lambda: refused("too much waits for the manager already"))
 
     def close(self) -> None:
-        """Forget what has not been reported yet."""
+        """Forget what has not been done yet."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -85,50 +86,41 @@ class ManagerTalk:
         linked = 0
         try:
             while (turn := self._next(linked)) is not None:
-                endpoint, generation, death = turn
+                endpoint, generation, errand = turn
                 if generation != linked or link is None:
                     # A new link for a new manager: an old one reconnects too, but takes its time over it.
                     if link is not None:
                         link.close()
                     link, linked = AdminLink(endpoint, timeout_s=_TRY_TIMEOUT_S), generation
-                try:
-                    if death is not None:
-                        self._report(link, *death)
-                    elif not self._served:
-                        self._ask(link)
-                except ManagerUnreachable:
+                if errand is not None and not self._do(link, errand):
                     linked = 0
-                except ZkvError as error:
-                    self._on_trouble(f"the manager refuses to talk to the launcher: {error}")
-                    linked = 0
-                    time.sleep(_PAUSE_S)
         except Exception as error:  # noqa: BLE001  # the launcher goes on without (deaths are found by silence), and says so
-            self._on_trouble(f"deaths are no longer reported to the manager: {type(error).__name__}: {error}")
+            self._on_trouble(f"the launcher talks no longer to the manager: {type(error).__name__}: {error}")
         finally:
             if link is not None:
                 link.close()
 
-    def _next(self, linked: int) -> tuple[str, int, tuple[int, float] | None] | None:
-        """Wait for something to do: (endpoint, which manager, the oldest unreported death if any). None: the end."""
+    def _next(self, linked: int) -> tuple[str, int, _Errand | None] | None:
+        """Wait for something to do: (endpoint, which manager, the oldest errand if any). None: the end."""
         with self._changed:
             while not self._closed:
-                if self._endpoint is not None and (self._deaths or not self._served or self._generation != linked):
-                    return self._endpoint, self._generation, self._deaths[0] if self._deaths else None
+                # A link is made before it is needed: then a report of a death is not held up by connecting.
+                if self._endpoint is not None and (self._errands or self._generation != linked):
+                    return self._endpoint, self._generation, self._errands[0] if self._errands else None
                 self._changed.wait()
             return None
 
-    def _report(self, link: AdminLink, boot_id: int, since: float) -> None:
-        link.report_dead(boot_id)
+    def _do(self, link: AdminLink, errand: _Errand) -> bool:
+        """Do one; False where nobody answered, and it is to be tried again."""
+        try:
+            result = errand.what(link)
+        except ManagerUnreachable:
+            return False
+        except ZkvError as error:
+            reason = str(error)
+            self._post(lambda: errand.refused(reason))
+        else:
+            self._post(lambda: errand.then(result))
         with self._changed:
-            self._deaths.popleft()
-        self._on_reported(boot_id, (time.monotonic() - since) * 1000)
-
-    def _ask(self, link: AdminLink) -> None:
-        status = link.status()
-        if status["health"] != "forming" and status.get("inactive_shards", 0) == 0:
-            self._served = True
-            self._on_served()
-            return
-        with self._changed:
-            if not self._deaths and not self._closed:
-                self._changed.wait(_PAUSE_S)
+            self._errands.popleft()
+        return True

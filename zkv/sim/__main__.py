@@ -27,7 +27,9 @@ from zkv.sim.plants import PLANTS, planted
 MUST_FIRE: Final = (
     "takeovers", "reconciles with a tail", "tails adopted", "re-sends", "lease expiries", "fenced entries",
     "fenced batches", "demotions", "held reads", "held replies demoted", "replica reads", "retries found",
-    "late requests", "manager crashes", "node crashes", "node pauses", "node restarts", "cuts",
+    "late requests", "manager crashes", "node crashes", "node pauses", "node restarts", "cuts", "node joins",
+    "nodes drained", "fills begun", "fills reported", "fills struck", "chunks taken", "shards reset", "requests parked",
+    "writes acknowledged early",
 )  # fmt: skip
 """A run of seeds in which one of these never happened has not tested what it claims to."""
 SEED_LIMIT_S: Final = 120
