@@ -307,3 +307,69 @@ def test_a_withheld_shard_keeps_its_data_and_serves_nobody() -> None:
     bench.advance(1000)
     assert bench.get("P", S).value == "one"
     assert bench.again(held, "P").status == "OK"
+
+
+# --- pace -----------------------------------------------------------------------------------------------------------
+
+
+def bench_with_much(**settings: Any) -> Bench:
+    """P of s holds 300 values of a thousand bytes; L is to learn them."""
+    bench = Bench(s="PB", t="BP", others="L", **settings)
+    store = bench.node("P").local.store
+    for number in range(300):
+        store.tables[0][f"k{number}"] = (1, "x" * 1000)
+    return bench
+
+
+@pytest.fixture
+def usual_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filling, "CHUNK_ENTRIES", 512)
+    monkeypatch.setattr(filling, "WINDOW_CHUNKS", 4)
+
+
+@pytest.mark.usefixtures("usual_chunks")
+def test_fills_keep_to_their_bandwidth() -> None:
+    bench = bench_with_much(fill_bytes_per_s=100_000)
+    bench.change(s="PB+L")
+    bench.advance(1000)
+    assert 50_000 < bench.node("P").local.fill_bytes < 200_000, "a second's worth, and a chunk"
+    assert not bench.filled
+    bench.advance(3000)
+    assert bench.filled == {"s": {"L"}}
+
+
+@pytest.mark.usefixtures("usual_chunks")
+def test_few_chunks_are_under_way_at_once() -> None:
+    bench = bench_with_much()
+    held = bench.hold("L", "P", "ACK")
+    bench.change(s="PB+L")
+    bench.advance(50)
+    assert bench.node("P").local.fired["chunks sent"] == 4
+    bench.heal(held)
+    bench.advance(200)
+    assert bench.filled == {"s": {"L"}}
+
+
+@pytest.mark.usefixtures("usual_chunks")
+@pytest.mark.parametrize("late", [False, True])
+def test_fills_yield_to_clients_while_chunks_come_late(late: bool) -> None:
+    bench = bench_with_much(fill_bytes_per_s=8_000_000)
+    acks = bench.hold("L", "P", "ACK") if late else None
+    bench.put("P", S, "v")
+    bench.change(s="PB+L")
+    for _ in range(60):
+        bench.put("P", S, "v")  # clients keep it busy
+        bench.advance(10)
+        if acks is not None:
+            bench.release(acks)
+    sent = bench.node("P").local.fill_bytes
+    # 0.6 s: a thirty-second part of the bandwidth is 150 kB, and a chunk of a busy node 16 kB.
+    assert sent < 180_000 if late else sent > 180_000
+
+
+def test_a_value_longer_than_a_chunk_travels_by_itself() -> None:
+    bench = Bench(s="PB", t="BP", others="L")
+    bench.put("P", S, "x" * 300_000)
+    bench.change(s="PB+L")
+    assert filled(bench)
+    assert entries(bench, "L") == entries(bench, "P")

@@ -50,8 +50,9 @@ ever."""
 DELAY_MS: Final = 4.0
 """A chunk acknowledged later than this disturbed somebody."""
 BACK_OFF: Final = 0.8
-SPEED_UP: Final = 0.01
-"""Part of `fill_bytes_per_s` by which the rate rises with each chunk that came in time."""
+SPEED_UP: Final = 1.03
+"""The rate falls by the one factor with each chunk that came late, and rises by the other with each that came in time: it
+settles where about one in eight is late."""
 BURST_MS: Final = 20.0
 """Unused bandwidth is kept for so long."""
 REPORT_LIMIT: Final = 8192
@@ -140,9 +141,9 @@ class Filling:
         """Bandwidth since the last turn. What was sent too much is paid back first."""
         local = self.local
         rate = self._rate()
-        elapsed_ms = min(local.now_ms - self._paid_ms, BURST_MS)
+        earned = rate * (local.now_ms - self._paid_ms)
         self._paid_ms = local.now_ms
-        self._budget_bytes = min(self._budget_bytes + rate * elapsed_ms, rate * BURST_MS)
+        self._budget_bytes = min(self._budget_bytes + earned, rate * BURST_MS)
 
     def _rate(self) -> float:
         """Bytes a millisecond that may be sent just now."""
@@ -157,7 +158,7 @@ class Filling:
         if delay_ms > DELAY_MS:
             self._yielding = max(1 / FLOOR_PART, self._yielding * BACK_OFF)
         else:
-            self._yielding = min(1.0, self._yielding + SPEED_UP)
+            self._yielding = min(1.0, self._yielding * SPEED_UP)
 
     def _pump(self, fills: Iterable[Fill]) -> None:
         """Send the learner of these what may be sent now, one fill after the other."""

@@ -134,7 +134,7 @@ def rule_07_gaps_accepted(patch: Patch) -> None:
 @plant
 def rule_08_reads_before_commit(patch: Patch) -> None:
     """A read shows what is applied, committed or not."""
-    patch.set(Requests, "_depend", lambda self, waits, held: None)
+    patch.set(Requests, "_depend", lambda self, waits, held, positions: None)
 
 
 @plant
