@@ -51,8 +51,8 @@ DELAY_MS: Final = 4.0
 """A chunk acknowledged later than this disturbed somebody."""
 BACK_OFF: Final = 0.8
 SPEED_UP: Final = 1.03
-"""The rate falls by the one factor with each chunk that came late, and rises by the other with each that came in time: it
-settles where about one in eight is late."""
+"""The rate falls by the one factor with each chunk that came late, and rises by the other with each that came in time:
+it settles where about one in eight is late."""
 BURST_MS: Final = 20.0
 """Unused bandwidth is kept for so long."""
 REPORT_LIMIT: Final = 8192

@@ -207,8 +207,8 @@ class Campaign:
         self.world.order("rebalance")
 
     def _lose_everything(self) -> None:
-        """All who hold some shard die: it is lost, and where the settings say so created anew (SAFETY 33). Unless one of
-        them is only silent."""
+        """All who hold some shard die, or all but one who is only silent: it is lost, and where the settings say so
+        created anew, if nobody has it any more (SAFETY 33)."""
         world = self.world
         if world.settings.on_loss != "reset" or world.disk is None or not world.disk.map.version:
             return
