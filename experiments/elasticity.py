@@ -19,7 +19,7 @@ from typing import Any
 import click
 from load import Load, percentile
 from record import record
-from recovery import moved, preload, until_healthy
+from recovery import Meter, preload, until_healthy
 
 from zkv import LocalCluster
 from zkv.net.admin import AdminLink
@@ -35,6 +35,7 @@ def keys_of(status: dict[str, Any], names: list[str]) -> int:
 def trial(keys: int, pace_s: float) -> list[dict[str, Any]]:
     """Join of two and drain of one, in one cluster under load."""
     steps: list[tuple[str, float, float, dict[str, int]]] = []
+    meter = Meter()
     with LocalCluster(nodes=5, replicas=3) as cluster, AdminLink(cluster.manager, timeout_s=10) as link:
         preload(cluster, keys, 100)
         with Load(cluster.manager, pace_s=pace_s) as load:
@@ -42,21 +43,26 @@ def trial(keys: int, pace_s: float) -> list[dict[str, Any]]:
             time.sleep(QUIET_S)  # the load is what is measured: this is the experiment's own time
             quiet = (began_s, time.monotonic())
 
-            before, start_s = link.status(), time.monotonic()
+            before, start_s = meter.read(link), time.monotonic()
+            sent = -meter.total()[0]
             joined = [str(cluster.add(wait=False)) for _ in range(2)]
             cluster.wait_healthy(120)
-            end_s, after = until_healthy(link, before["map_version"])
-            sent = moved(after)[0] - moved(before)[0]
-            time.sleep(0.3)  # until the heartbeats say what the newcomers hold
-            steps.append(("join of two", start_s, end_s, {"sent": sent, "least": keys_of(link.status(), joined)}))
+            end_s = until_healthy(link, meter, before["map_version"])
+            time.sleep(QUIET_S)
+            after = meter.read(link)
+            sent += meter.total()[0]
+            steps.append(("join of two", start_s, end_s, {"sent": sent, "least": keys_of(after, joined)}))
 
-            time.sleep(QUIET_S)
-            before, start_s = link.status(), time.monotonic()
-            cluster.drain("server1")
+            before, start_s = after, time.monotonic()
+            sent = -meter.total()[0]
+            cluster.drain("server1", wait=False)
+            while any(node["name"] == "server1" for node in meter.read(link)["nodes"]):
+                time.sleep(0.05)
             end_s = time.monotonic()
-            sent = moved(link.status())[0] - moved(before)[0]
-            steps.append(("drain of one", start_s, end_s, {"sent": sent, "least": keys_of(before, ["server1"])}))
             time.sleep(QUIET_S)
+            meter.read(link)
+            sent += meter.total()[0]
+            steps.append(("drain of one", start_s, end_s, {"sent": sent, "least": keys_of(before, ["server1"])}))
     calm = load.latencies_ms(*quiet)
     rows = [{"step": "quiet", "p99_ms": round(percentile(calm, 0.99), 2), "longest_ms": round(calm[-1], 1)}]
     for title, start_s, end_s, counts in steps:

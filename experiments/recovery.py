@@ -38,18 +38,30 @@ def preload(cluster: LocalCluster, keys: int, value_bytes: int) -> None:
             kv.mput({f"key{number:09d}": f"{number:09d}".ljust(value_bytes, "x") for number in chosen})
 
 
-def moved(status: dict[str, Any]) -> tuple[int, int]:
-    """(entries, bytes) that the nodes of a cluster have sent to learners."""
-    return status["moving"]["fill_keys"], status["moving"]["fill_bytes"]
+class Meter:
+    """Counts what the nodes of a cluster have sent to learners, those that have gone included."""
+
+    def __init__(self) -> None:
+        self._sent: dict[str, tuple[int, int]] = {}
+
+    def read(self, link: AdminLink) -> dict[str, Any]:
+        """Ask for the status, and keep what each node says of itself."""
+        status = link.status()
+        self._sent.update({node["boot"]: (node["fill_keys"], node["fill_bytes"]) for node in status["nodes"]})
+        return status
+
+    def total(self) -> tuple[int, int]:
+        """(entries, bytes) sent so far."""
+        return sum(keys for keys, _ in self._sent.values()), sum(size for _, size in self._sent.values())
 
 
-def until_healthy(link: AdminLink, changed_from: int) -> tuple[float, dict[str, Any]]:
-    """Wait until the cluster is healthy under a newer map; (when, the status)."""
+def until_healthy(link: AdminLink, meter: Meter, changed_from: int) -> float:
+    """Wait until the cluster is healthy and at rest under a newer map; when that was."""
     deadline_s = time.monotonic() + 120
     while time.monotonic() < deadline_s:
-        status = link.status()
+        status = meter.read(link)
         if status["health"] == "healthy" and status["map_version"] > changed_from and not status["moving"]["shards"]:
-            return time.monotonic(), status
+            return time.monotonic()
         time.sleep(0.02)
     raise TimeoutError(f"not healed: {status}")
 
@@ -58,17 +70,20 @@ def trial(nodes: int, keys: int, value_bytes: int, victim: str, pace_s: float) -
     """One death."""
     with LocalCluster(nodes=nodes, replicas=3) as cluster, AdminLink(cluster.manager, timeout_s=10) as link:
         preload(cluster, keys, value_bytes)
-        before = link.status()
+        meter = Meter()
+        before = meter.read(link)
+        sent_before = meter.total()
         held = next(node["keys"] for node in before["nodes"] if node["name"] == victim)
         with Load(cluster.manager, pace_s=pace_s) as load:
             began_s = time.monotonic()
             time.sleep(QUIET_S)  # the load is what is measured: this is the experiment's own time
             killed_s = time.monotonic()
             cluster.kill(victim)
-            healed_s, after = until_healthy(link, before["map_version"])
+            healed_s = until_healthy(link, meter, before["map_version"])
             time.sleep(QUIET_S)
             ended_s = time.monotonic()
-        sent_keys, sent_bytes = (now - then for now, then in zip(moved(after), moved(before), strict=True))
+            meter.read(link)
+        sent_keys, sent_bytes = (now - then for now, then in zip(meter.total(), sent_before, strict=True))
         during = load.latencies_ms(killed_s, healed_s)
         return {
             "healed_s": round(healed_s - killed_s, 2),

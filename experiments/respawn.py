@@ -19,7 +19,7 @@ from typing import Any
 import click
 from load import Load
 from record import record
-from recovery import preload, until_healthy
+from recovery import Meter, preload, until_healthy
 
 from zkv import LocalCluster
 from zkv.net.admin import AdminLink
@@ -37,7 +37,7 @@ def trial(victims: list[str], keys: int) -> dict[str, Any]:
             for victim in victims:
                 before, killed_s = link.status(), time.monotonic()
                 cluster.kill(victim)
-                when_s, _ = until_healthy(link, before["map_version"])
+                when_s = until_healthy(link, Meter(), before["map_version"])
                 healed_s.append(round(when_s - killed_s, 2))
         with cluster.client(timeout_s=20) as kv:
             missing = 0

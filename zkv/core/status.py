@@ -43,6 +43,8 @@ def status(
                 "backups": copies[member.boot] - primaries[member.boot],
                 "keys": held.keys,
                 "bytes": held.bytes,
+                "fill_keys": held.fill_keys,
+                "fill_bytes": held.fill_bytes,
                 "fill_left_keys": held.fill_left_keys,
                 "operations": held.operations,
                 "busy_permille": held.busy_permille,

@@ -10,13 +10,17 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from zkv.core import client, filling, fragments, node, streams
 from zkv.core.manager import Manager
 from zkv.core.reconfigure import wait_list
 from zkv.core.roster import Verdict
 from zkv.core.shardmap import UP, Delta, Shard
+
+
+WITHHELD: Final = 0.03
+"""Probability that a change takes a shard from its holders."""
 
 
 class RestlessManager(Manager):
@@ -52,7 +56,9 @@ class RestlessManager(Manager):
             wait = wait_list(shard, replicas, old.members, self._active[number] == shard.epoch)
             others = [boot for boot, member in old.members.items() if member.state == UP and boot not in replicas]
             learners = tuple(boot for boot in others if self._whims.random() < 0.5)
-            rest = learners, wait, shard.born, shard.withheld
+            # Withheld now and then, as by an operator; the steering puts it back.
+            withheld = self._whims.random() < WITHHELD
+            rest = () if withheld else learners, wait, shard.born, withheld
             changed[number] = Shard(shard.epoch + 1, version, tuple(replicas), *rest)
         return Delta(old.cluster, old.version, version, changed) if changed else None
 
