@@ -4,8 +4,8 @@ Copies are a flow: each shard sends out `replicas` units, through its zones to n
 between the zone's limits for a shard through each zone; and into each node its share of all copies, rounded down
 or up. Shares that keep to the limits are such a flow in fractions (placement.form draws one as a line), hence
 there is one in whole copies (the integrality theorem: Ahuja, Magnanti, Orlin, "Network Flows", ch. 9): copies
-always come within one of the ideal. What costs is a copy where none is now, and the plan is the cheapest flow,
-found by successive shortest paths from what is there already:
+always come within one of the ideal. What costs is a copy where none is now, and the plan is the cheapest flow or
+close to it, found by successive shortest paths from what is there already:
 
 1. trim: drop what cannot stay (copies on nodes that are gone; too many in a shard, or in one zone of it);
 2. fill: each missing copy goes to a node with room for it;
@@ -14,8 +14,10 @@ found by successive shortest paths from what is there already:
    hands a shard to the next. Such are rare, so that what needs no change is hardly looked at;
 5. primaries: whoever leads stays, and what balance still asks for moves along chains (placement.even_out).
 
-Steps 2 and 3 move one copy for each that is missing or in excess, and no plan does with less. Whether a node
-rounds down or up is left open all along: `_Copies.spare` counts how many more may round up, so that those who
+Steps 2 and 3 move one copy for each that is missing or in excess, and no plan does with less. Steps 1 and 4 do not
+weigh every way against each other: with zones or weights, about one small cluster in a hundred moves a copy or two
+more than it must (tests/unit/test_rearrange.py compares). Whether a node
+rounds down or up is left open all along: `Copies.spare` counts how many more may round up, so that those who
 have a copy more keep it. Among the moves of equal cost the company decides, the nodes that share shards already:
 so each primary keeps few peers (`scatter_width`), and yet many nodes take part in each repair, because none has
 room for much.
@@ -26,21 +28,23 @@ No hash, no randomness: equal input gives equal output on any machine.
 from __future__ import annotations
 
 import heapq
-import math
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from fractions import Fraction
 from itertools import islice
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from zkv.core.placement import Candidate, check_nodes, even_out, natural_order, shares, zone_limits
+from zkv.core.copies import NOBODY, Copies
+from zkv.core.placement import Candidate, check_nodes, even_out, natural_order
 
 __all__ = ["Arrangement", "Bound", "rearrange"]
 
-_NOBODY = -1
-"""Holds a missing copy, in chains."""
 _NOTHING = -1
 """What is handed on where one node rounds down so that another may round up."""
+
+# How to look for a chain: by steps that make no further copy, by those that do, by either as they come.
+_FREE: Final = (True,)
+_THRIFTY: Final = (True, False)
+_SHORT: Final = (False,)
 
 
 class Bound(NamedTuple):
@@ -76,7 +80,7 @@ def rearrange(
     if not nodes:
         return Arrangement([()] * len(current), Bound())
     nodes = sorted(nodes, key=lambda node: natural_order(node.name))
-    copies = _Copies(nodes, current, min(replicas, len(nodes)), scatter_width)
+    copies = Copies(nodes, current, min(replicas, len(nodes)), scatter_width)
     _trim(copies)
     _fill(copies)
     _relieve(copies)
@@ -88,148 +92,23 @@ def rearrange(
     return Arrangement(sets, Bound(copies.distance(), primaries))
 
 
-class _Copies:
-    """Who holds what in the plan so far. Nodes are positions in the list sorted by name."""
-
-    def __init__(
-        self, nodes: Sequence[Candidate], current: Sequence[tuple[int, ...]], replicas: int, scatter_width: int
-    ) -> None:
-        self.replicas = replicas
-        self.scatter_width = scatter_width
-        ideals = [part * len(current) for part in shares(nodes, replicas)]
-        self.ideals = [float(ideal) for ideal in ideals]
-        self.low = [math.floor(ideal) for ideal in ideals]
-        self.high = [math.ceil(ideal) for ideal in ideals]
-        scale = len(current) / sum((Fraction(node.weight) for node in nodes), Fraction())
-        self.lead_ideals = [Fraction(node.weight) * scale for node in nodes]  # never more than its copies
-
-        sizes = Counter(node.zone for node in nodes)
-        numbers = {zone: number for number, zone in enumerate(sorted(sizes))}
-        self.zone = [numbers[node.zone] for node in nodes]
-        self.limits = zone_limits([sizes[zone] for zone in numbers], replicas)
-        self.zoned = any(  # else the limits say nothing that "one copy a node" does not say
-            high < min(sizes[zone], replicas) or low > max(0, replicas - len(nodes) + sizes[zone])
-            for zone, (low, high) in zip(numbers, self.limits, strict=True)
-        )
-
-        # Few distinct sets stand for many shards.
-        position = {node.boot: number for number, node in enumerate(nodes)}
-        known = {boots: tuple(position[b] for b in dict.fromkeys(boots) if b in position) for boots in set(current)}
-        led = {boots: bool(known[boots]) and position.get(boots[0]) == known[boots][0] for boots in known}
-        self.origin = [known[boots] for boots in current]
-        """By shard: those who hold a copy now."""
-        self.members = self.origin.copy()
-        """By shard: those who are to hold a copy."""
-        self.leaderless = {shard for shard, boots in enumerate(current) if not led[boots]}
-        self.changed = {shard for shard, boots in enumerate(current) if len(known[boots]) != len(boots)}
-        self.leads = [0] * len(nodes)
-        for boots, times in Counter(current).items():
-            if led[boots]:
-                self.leads[known[boots][0]] += times
-        # Dictionaries as sets with an order.
-        self.held: list[dict[int, None]] = [{} for _ in nodes]
-        for shard, members in enumerate(self.members):
-            for member in members:
-                self.held[member][shard] = None
-        self.pool, self.spare = self._pools(ideals, len(current))
-        """By node: its pool. By pool: how many more of its nodes may round up; when negative, so many of them must
-        round down after all."""
-        self._company: dict[int, set[int]] = {}
-
-    def _pools(self, ideals: Sequence[Fraction], shards: int) -> tuple[list[int], list[int]]:
-        """A zone whose limits leave it no choice has a fixed number of copies to round with, the others share."""
-        totals = [Fraction()] * len(self.limits)
-        for zone, ideal in zip(self.zone, ideals, strict=True):
-            totals[zone] += ideal
-        own = [total in (low * shards, high * shards) for total, (low, high) in zip(totals, self.limits, strict=True)]
-        pool = [1 + zone if own[zone] else 0 for zone in self.zone]
-        spare = [Fraction()] * (1 + len(totals))
-        for node, number in enumerate(pool):
-            spare[number] += ideals[node] - self.low[node] - self.rounds_up(node)
-        return pool, [int(number) for number in spare]
-
-    def rounds_up(self, node: int) -> bool:
-        """Whether it holds its ideal rounded up, or more, where that is more than rounded down."""
-        return self.low[node] < self.high[node] <= len(self.held[node])
-
-    def room(self, node: int) -> int:
-        """How many copies it is to take (at most 0: none)."""
-        return (self.high if self.spare[self.pool[node]] > 0 else self.low)[node] - len(self.held[node])
-
-    def excess(self, node: int) -> int:
-        """How many copies it is to give (at most 0: none)."""
-        return len(self.held[node]) - (self.low if self.spare[self.pool[node]] < 0 else self.high)[node]
-
-    def lead_lack(self, node: int) -> float:
-        """How many more shards it should be the primary of (negative: fewer)."""
-        return float(self.lead_ideals[node]) - self.leads[node]
-
-    def company(self, node: int) -> set[int]:
-        """The node itself and those who share a shard with it, or did at some time in the plan."""
-        if node not in self._company:
-            sets = {self.members[shard] for shard in self.held[node]}
-            self._company[node] = {node}.union(*sets)
-        return self._company[node]
-
-    def fits(self, shard: int, taker: int, giver: int = _NOBODY) -> bool:
-        """Whether the shard may go to `taker`, from `giver` or as a copy that was missing."""
-        return taker not in self.members[shard] and self.fits_zone(shard, self.zone[taker], giver)
-
-    def fits_zone(self, shard: int, zone: int, giver: int) -> bool:
-        """Whether a new holder in this zone, in place of `giver`, leaves room for what other zones lack."""
-        if not self.zoned or (giver != _NOBODY and self.zone[giver] == zone):
-            return True
-        zones = [self.zone[member] for member in self.members[shard] if member != giver]
-        if zones.count(zone) >= self.limits[zone][1]:
-            return False
-        return self.demand([*zones, zone]) <= self.replicas
-
-    def demand(self, zones: Sequence[int]) -> int:
-        """The copies of a shard in these zones, with those that are still to come to zones below their limit."""
-        if len(self.limits) >= self.replicas:
-            return len(zones)  # no zone has to have one
-        return sum(max(zones.count(zone), low) for zone, (low, _) in enumerate(self.limits))
-
-    def hand(self, shard: int, giver: int, taker: int) -> None:
-        """Move a copy. Either may be nobody: a copy dropped, or one that was missing."""
-        members = self.members[shard]
-        if members[:1] == (giver,):
-            self.leaderless.add(shard)
-        if giver != _NOBODY:
-            members = tuple(member for member in members if member != giver)
-            self.spare[self.pool[giver]] += self.rounds_up(giver)
-            del self.held[giver][shard]
-            self.spare[self.pool[giver]] -= self.rounds_up(giver)
-        if taker != _NOBODY:
-            for member in members:
-                self.company(member).add(taker)
-            self.company(taker).update(members)
-            members = (*members, taker)
-            self.spare[self.pool[taker]] += self.rounds_up(taker)
-            self.held[taker][shard] = None
-            self.spare[self.pool[taker]] -= self.rounds_up(taker)
-        self.members[shard] = members
-        self.changed.add(shard)
-
-    def distance(self) -> float:
-        """The largest of any node's number of copies from its ideal."""
-        return max(abs(len(held) - ideal) for held, ideal in zip(self.held, self.ideals, strict=True))
-
-
 # --- copies ---------------------------------------------------------------------------------------------------------
 
 
-def _trim(copies: _Copies) -> None:
+def _trim(copies: Copies) -> None:
     """Drop copies until what is left of each shard can be part of a whole set; the fullest nodes' first."""
     surplus = {members: bool(_surplus(copies, members)) for members in set(copies.members)}
     for shard, members in enumerate(copies.origin):
         while surplus[members] and (choice := _surplus(copies, copies.members[shard])):
             # The last among equals: the first leads.
             giver = max(reversed(choice), key=lambda member: len(copies.held[member]) - copies.ideals[member])
-            copies.hand(shard, giver, _NOBODY)
+            copies.hand(shard, giver, NOBODY)
+    # Where another member had better gone, they can still change places at no cost.
+    while copies.changed and (path := _chain(copies, None, _FREE)) and not _winds(path):
+        _hand_all(copies, path)
 
 
-def _surplus(copies: _Copies, members: tuple[int, ...]) -> list[int]:
+def _surplus(copies: Copies, members: tuple[int, ...]) -> list[int]:
     """Those of a shard's members of whom one has to go; empty where all can stay."""
     if not copies.zoned:
         return list(members) if len(members) > copies.replicas else []
@@ -240,45 +119,57 @@ def _surplus(copies: _Copies, members: tuple[int, ...]) -> list[int]:
     return [member for member, is_over in zip(members, over, strict=True) if is_over]
 
 
-def _fill(copies: _Copies) -> None:
+def _fill(copies: Copies) -> None:
     """Give each missing copy to a node with room for it."""
-    lacking = [shard for shard, members in enumerate(copies.members) if len(members) < copies.replicas]
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for shard, members in enumerate(copies.members):
+        if len(members) < copies.replicas:
+            alike.setdefault(members, []).append(shard)
+    # The sets take turns in proportion to their shards: else the last would find room only where they are already.
+    turns = [((turn + 0.5) / len(shards), shard) for shards in alike.values() for turn, shard in enumerate(shards)]
     # Those with the most room first. Room only shrinks here, so entries that are out of date sink.
     heap = [(-copies.room(node), node) for node in range(len(copies.held)) if copies.room(node) > 0]
     heapq.heapify(heap)
-    for shard in lacking:
+    for _, shard in sorted(turns):
         while len(copies.members[shard]) < copies.replicas:
             taker = _companion(copies, shard)
-            if taker == _NOBODY:
+            if taker == NOBODY:
                 taker = _roomiest(copies, shard, heap)
-            if taker != _NOBODY:
-                copies.hand(shard, _NOBODY, taker)
+            if taker != NOBODY:
+                copies.hand(shard, NOBODY, taker)
             else:
                 _hand_along(copies, shard)
 
 
-def _companion(copies: _Copies, shard: int) -> int:
+def _companion(copies: Copies, shard: int) -> int:
     """Who should take the missing copy, so that members with enough peers get few new ones; or nobody."""
     members = copies.members[shard]
-    crowded = [copies.company(member) for member in members if len(copies.company(member)) > copies.scatter_width]
-    first = copies.company(members[0]) if members else set()
+    companies = [copies.company(member) for member in members]
+    # Where everybody is a peer already, company cannot decide.
+    crowded = [company for company in companies if copies.scatter_width < len(company) < len(copies.held)]
+    if not crowded:
+        return NOBODY
     known = [node for node in sorted(set().union(*crowded)) if copies.room(node) > 0 and copies.fits(shard, node)]
     return min(
         known,
-        key=lambda node: (node not in first, sum(node not in company for company in crowded), -copies.room(node)),
-        default=_NOBODY,
+        key=lambda node: (
+            node not in companies[0],  # the primary's first
+            sum(node not in company for company in crowded),
+            -copies.room(node),
+        ),
+        default=NOBODY,
     )
 
 
-def _roomiest(copies: _Copies, shard: int, heap: list[tuple[int, int]]) -> int:
+def _roomiest(copies: Copies, shard: int, heap: list[tuple[int, int]]) -> int:
     """The node with the most room for a copy of the shard, or nobody."""
     blocked: list[tuple[int, int]] = []
-    found = _NOBODY
-    while heap and found == _NOBODY:
+    found = NOBODY
+    while heap and found == NOBODY:
         room, node = heapq.heappop(heap)
         if copies.room(node) == -room:
             blocked.append((room, node))
-            found = node if copies.fits(shard, node) else _NOBODY
+            found = node if copies.fits(shard, node) else NOBODY
         elif copies.room(node) > 0:
             heapq.heappush(heap, (-copies.room(node), node))
     for entry in blocked:
@@ -286,7 +177,7 @@ def _roomiest(copies: _Copies, shard: int, heap: list[tuple[int, int]]) -> int:
     return found
 
 
-def _relieve(copies: _Copies) -> None:
+def _relieve(copies: Copies) -> None:
     """Move copies from nodes that have too many to nodes that have too few."""
     nodes = range(len(copies.held))
     barren: set[tuple[int, int]] = set()  # (giver, zone): where nothing the giver has fits
@@ -305,7 +196,7 @@ def _relieve(copies: _Copies) -> None:
         _hand_along(copies)
 
 
-def _around(copies: _Copies, taker: int, givers: Iterable[int]) -> Iterator[int]:
+def _around(copies: Copies, taker: int, givers: Iterable[int]) -> Iterator[int]:
     """The givers, each together with those in its company: so the taker will be in few sets."""
     waiting = set(givers)
     queue = deque(sorted(copies.company(taker)))
@@ -330,7 +221,7 @@ def _around(copies: _Copies, taker: int, givers: Iterable[int]) -> Iterator[int]
             yield giver
 
 
-def _take(copies: _Copies, giver: int, taker: int, amount: int) -> bool:
+def _take(copies: Copies, giver: int, taker: int, amount: int) -> bool:
     """Move up to `amount` copies, of shards whose other members the taker knows where possible. Says whether any.
 
     Of those that the giver leads there are as many as bring its number of primaries nearer to the ideal: so
@@ -355,61 +246,75 @@ def _take(copies: _Copies, giver: int, taker: int, amount: int) -> bool:
     return bool(ranked)
 
 
-def _hand_along(copies: _Copies, lacking: int | None = None) -> None:
+def _hand_along(copies: Copies, lacking: int | None = None) -> None:
     """Hand on one copy along the cheapest chain from a node with too many, or from the shard that lacks one,
     to a node with room. There always is one: see the top of this module."""
-    path = _chain(copies, lacking, thrifty=True)
-    if any(times > 1 for times in Counter(shard for shard, _, _ in path).values()):
-        # Two steps of one shard may be at odds; not so in a chain that is also the shortest.
-        path = _chain(copies, lacking, thrifty=False)
+    path = _chain(copies, lacking, _THRIFTY)
+    if _winds(path):
+        path = _chain(copies, lacking, _SHORT)
     assert path, "balance is always within reach"
+    _hand_all(copies, path)
+
+
+def _hand_all(copies: Copies, path: Sequence[tuple[int, int, int]]) -> None:
     for shard, giver, taker in path:
         assert copies.fits(shard, taker, giver)
         copies.hand(shard, giver, taker)
 
 
-def _chain(copies: _Copies, lacking: int | None, thrifty: bool) -> list[tuple[int, int, int]]:
-    """The steps (shard, giver, taker) of a chain, last step first; breadth first, by the number of copies that
-    are newly made if `thrifty`, else by the number of steps.
+def _winds(path: Sequence[tuple[int, int, int]]) -> bool:
+    """Whether a shard occurs twice. Two steps of one shard may be at odds, except in a chain of the fewest steps."""
+    return len({shard for shard, _, _ in path}) < len(path)
+
+
+def _chain(copies: Copies, lacking: int | None, passes: Sequence[bool]) -> list[tuple[int, int, int]]:
+    """The steps (shard, giver, taker) of a chain, last step first; empty where there is none. Breadth first, by
+    the number of copies that are newly made, or by the number of steps where `passes` does not tell them apart.
 
     A chain may also leave a node that then rounds up and go on from any that rounded up, which then rounds down:
     so it passes between zones where no shard does.
     """
     nodes = range(len(copies.held))
-    level = [node for node in nodes if copies.excess(node) > 0] if lacking is None else [_NOBODY]
+    level = [node for node in nodes if copies.excess(node) > 0] if lacking is None else [NOBODY]
+    first = () if lacking is None else (lacking,)
     left: list[dict[int, None]] = [{} for _ in copies.limits]  # those not reached yet, by zone
     for node in sorted(set(nodes).difference(level)):
         left[copies.zone[node]][node] = None
     came: dict[int, tuple[int, int]] = {}
     while level:
         following: list[int] = []
-        for free in (True, False) if thrifty else (False,):
-            after = level if free else following
+        for free in passes:
             for giver in level:  # grows, by those who are reached at no cost
-                for shard in copies.held[giver] if giver != _NOBODY else (lacking,):
-                    assert shard is not None
+                for node in _exchangeable(copies, giver, left):
+                    came[node] = (_NOTHING, giver)
+                    del left[copies.zone[node]][node]
+                    level.append(node)
+                shards: Iterable[int] = first if giver == NOBODY else copies.held[giver]
+                if free and giver != NOBODY:
+                    # Only one that changed may go at no cost. Of very many, those that came last are enough.
+                    shards = islice(filter(copies.changed.__contains__, reversed(copies.held[giver])), 64)
+                for shard in shards:
                     for taker in _reached(copies, shard, giver, left, free):
                         came[taker] = (shard, giver)
                         if copies.room(taker) > 0:
                             return _steps(came, taker)
                         del left[copies.zone[taker]][taker]
-                        after.append(taker)
-            for taker in after:
-                if copies.low[taker] == len(copies.held[taker]) < copies.high[taker]:
-                    others = [node for zone in left for node in zone if copies.pool[node] == copies.pool[taker]]
-                    for node in filter(copies.rounds_up, others):
-                        came[node] = (_NOTHING, taker)
-                        del left[copies.zone[node]][node]
-                        after.append(node)
+                        (level if free else following).append(taker)
         level = following
     return []
 
 
-def _reached(
-    copies: _Copies, shard: int, giver: int, left: Sequence[dict[int, None]], free: bool
-) -> list[int]:
+def _exchangeable(copies: Copies, node: int, left: Sequence[dict[int, None]]) -> list[int]:
+    """Those of `left` who can round down so that the node may keep one more, and round up."""
+    if node == NOBODY or not copies.low[node] == len(copies.held[node]) < copies.high[node]:
+        return []
+    others = (other for zone in left for other in zone if copies.pool[other] == copies.pool[node])
+    return [other for other in others if copies.rounds_up(other)]
+
+
+def _reached(copies: Copies, shard: int, giver: int, left: Sequence[dict[int, None]], free: bool) -> list[int]:
     """Those of `left` who may take the shard from `giver`; if `free`, only where that makes no further copy."""
-    if free and (giver == _NOBODY or giver in copies.origin[shard]):
+    if free and (giver == NOBODY or giver in copies.origin[shard]):
         takers = [node for node in copies.origin[shard] if node in left[copies.zone[node]]]
         return [node for node in takers if copies.fits(shard, node, giver)]
     members = copies.members[shard]
@@ -436,7 +341,7 @@ def _steps(came: dict[int, tuple[int, int]], end: int) -> list[tuple[int, int, i
 # --- primaries ------------------------------------------------------------------------------------------------------
 
 
-def _lead(copies: _Copies) -> float:
+def _lead(copies: Copies) -> float:
     """Put each shard's primary first in its members. Returns the largest distance of any node's number of
     primaries from its ideal."""
     copies.leads = [0] * len(copies.held)
@@ -452,7 +357,7 @@ def _lead(copies: _Copies) -> float:
     return max(abs(copies.lead_lack(node)) for node in range(len(copies.held)))
 
 
-def _shift_leads(copies: _Copies) -> None:
+def _shift_leads(copies: Copies) -> None:
     """Balance the primaries, without a change of copies."""
     alike = {members: tuple(sorted(members)) for members in set(copies.members)}
     shards_of: dict[tuple[int, ...], list[int]] = {}
@@ -471,7 +376,7 @@ def _shift_leads(copies: _Copies) -> None:
                 _promote(copies, shard, next(heirs))
 
 
-def _promote(copies: _Copies, shard: int, leader: int) -> None:
+def _promote(copies: Copies, shard: int, leader: int) -> None:
     """Put `leader` first; the others stay in order."""
     copies.members[shard] = (leader, *(member for member in copies.members[shard] if member != leader))
     copies.changed.add(shard)
