@@ -18,7 +18,7 @@ from zkv.cli.render import as_json, as_text, byte_count, table
 from zkv.core.settings import ClusterSettings, NodeConfig, settings_of
 from zkv.errors import ManagerUnreachable, ShardUnavailable, TimedOut, UsageError
 
-COMMANDS = ("manager", "node", "client", "admin")
+COMMANDS = ("manager", "node", "client", "admin", "launch")
 
 
 def command(name: str) -> click.Command:
@@ -34,6 +34,14 @@ def test_help_teaches(name: str) -> None:
     assert "Examples:" in result.output
     assert f"  zkv-{name} " in result.output
     assert "Exit status: 0" in result.output
+
+
+@pytest.mark.parametrize("name", ["status", "map", "events", "drain", "join", "rebalance", "advise", "reset-shards"])
+def test_help_of_an_operators_commands_teaches(name: str) -> None:
+    result = CliRunner().invoke(command("admin"), [name, "--help"])
+    assert result.exit_code == 0
+    assert f"  zkv-admin {name}" in result.output.split("Examples:")[1]
+    assert "--json" in result.output
 
 
 def test_every_setting_is_a_flag() -> None:
@@ -65,6 +73,17 @@ def test_every_setting_is_a_flag() -> None:
         ("client", ["get", "k", "--manager", "tcp://*:1"], "cannot be connected to"),
         ("client", ["get", "k", "--timeout", "0"], "--timeout"),
         ("admin", ["status", "--manager", "there"], "tcp://HOST:PORT"),
+        ("admin", ["drain"], "NAME"),
+        ("admin", ["reset-shards"], "--all-lost"),
+        ("admin", ["reset-shards", "3", "--all-lost"], "--all-lost"),
+        ("launch", ["start", "--autoscale", "3"], "MIN:MAX"),
+        ("launch", ["start", "--autoscale", "4:3"], "MIN <= MAX"),
+        ("launch", ["start", "--autoscale", "6:9"], "nodes is 5, it must be within autoscale, 6 to 9"),
+        ("launch", ["start", "--weights", "1,x"], "weights"),
+        ("launch", ["start", "--weights", "0"], "weight is 0"),
+        ("launch", ["start", "--zones", "A,,B"], "empty zone"),
+        ("launch", ["start", "--shard-map", "/no/such/file"], "cannot be read"),
+        ("launch", ["add", "2", "--count", "3"], "not both"),
     ],
 )
 def test_wrong_usage(name: str, arguments: list[str], words: str) -> None:

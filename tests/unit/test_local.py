@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from zkv.core.layout import parse
 from zkv.core.settings import ClusterSettings
 from zkv.errors import SettingError
+from zkv.local.autoscale import Autoscaler, Change
+from zkv.local.backoff import Backoff
 from zkv.local.control import ControlServer, Reply, call
 from zkv.local.loop import Loop
-from zkv.local.plan import LaunchError, NotRunning, Plan, node_names
+from zkv.local.plan import Autoscale, LaunchError, NotRunning, Plan, node_names, nodes_of_shard_map
 from zkv.local.ports import reserve
 from zkv.local.rundir import RunDir
 
@@ -39,6 +43,14 @@ def test_plan_crosses_as_one_line() -> None:
         "--nodes", "7", "--replicas", "3", "--lease-ms", "500", "--drift-margin", "0.2",
     ]  # fmt: skip
     assert node_names(3) == ["server1", "server2", "server3"]
+    full = Plan(
+        run_dir="/run", nodes=3, replicas=2, zones=("A", "B"), weights=(1.0, 2.0), respawn=True,
+        autoscale=Autoscale(2, 4, 1.0, 2.0),
+    )  # fmt: skip
+    assert Plan.from_json(full.to_json()) == full
+    assert [full.weight(place) for place in range(3)] == [1.0, 2.0, 1.0]
+    placed = Plan(run_dir="/run", nodes=3, replicas=2, shard_map="/maps/three.json")
+    assert placed.manager_flags()[-2:] == ["--shard-map", "/maps/three.json"]
 
 
 @pytest.mark.parametrize(
@@ -49,11 +61,111 @@ def test_plan_crosses_as_one_line() -> None:
         ({"settings": {"shards": "many"}}, "shards must be an integer"),
         ({"port": 65536}, "port is 65536"),
         ({"run_dir": "here"}, "must be absolute"),
+        ({"shard_map": "map.json"}, "shard_map is map.json, it must be absolute"),
+        ({"weights": (0.0,)}, "weight is 0"),
+        ({"zones": ("A", "")}, "empty zone"),
+        ({"autoscale": Autoscale(2, 4)}, "nodes is 5, it must be within autoscale, 2 to 4"),
+        ({"autoscale": Autoscale(5, 6), "shard_map": "/map"}, "exclude each other"),
     ],
 )
 def test_plan_that_cannot_be(change: dict[str, Any], complaint: str) -> None:
     with pytest.raises(SettingError, match=complaint):
         Plan(**{"run_dir": "/run", "nodes": 5, "replicas": 3, **change})
+
+
+SAMPLES = Path(__file__).resolve().parents[2] / "launch" / "shardmaps"
+
+
+@pytest.mark.parametrize(("name", "nodes", "replicas"), [("two-full", 2, 2), ("three", 3, 2), ("five", 5, 3)])
+def test_samples_of_shard_maps(name: str, nodes: int, replicas: int) -> None:
+    path = SAMPLES / f"{name}.json"
+    layout = parse(path.read_text())
+    assert nodes_of_shard_map(str(path), None, None) == (str(path), nodes, replicas)
+    assert {len(names) for names in layout.shards} == {replicas}
+    led = Counter(names[0] for names in layout.shards)
+    assert max(led.values()) - min(led.values()) <= 1, "primaries are balanced"
+
+
+def test_a_shard_map_is_at_one_with_what_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "map.json"
+    path.write_text('{"nodes": ["server1", "server2"], "shards": {"0-3": ["server2"]}}')
+    assert nodes_of_shard_map(str(path), 2, 1) == (str(path), 2, 1)
+    for nodes, replicas, complaint in ((3, None, "nodes is 3, but"), (None, 2, "replicas is 2, but")):
+        with pytest.raises(SettingError, match=complaint):
+            nodes_of_shard_map(str(path), nodes, replicas)
+    path.write_text('{"nodes": ["server1", "disk7"], "shards": {"0-3": ["disk7"]}}')
+    with pytest.raises(SettingError, match="names disk7: a launcher's nodes are called server1 to server2"):
+        nodes_of_shard_map(str(path), None, None)
+    path.write_text("{")
+    with pytest.raises(SettingError, match="is refused: not JSON"):
+        nodes_of_shard_map(str(path), None, None)
+
+
+# --- replacing, adding, draining -----------------------------------------------------------------------------------
+
+
+def test_backoff_grows_while_ends_come_early_and_is_forgotten_after_a_steady_run() -> None:
+    backoff = Backoff(first_s=0.5, limit_s=2.0, steady_s=10.0)
+    now_s = 100.0
+    delays = []
+    for _ in range(5):
+        backoff.started(now_s)
+        now_s += 1.0
+        delays.append(backoff.ended(now_s))
+    assert delays == [0.0, 0.5, 1.0, 2.0, 2.0]
+    backoff.started(now_s)
+    assert backoff.ended(now_s + 10.0) == 0.0
+
+
+def advice(advice: str, nodes: int) -> dict[str, Any]:
+    return {"advice": advice, "node": "server2", "reason": "so it is", "figures": {"nodes": nodes}}
+
+
+class Advised:
+    """An autoscaler that is asked at its own pace."""
+
+    def __init__(self) -> None:
+        self.autoscaler = Autoscaler(Autoscale(2, 4, hold_s=8.0, cooldown_s=30.0))
+        self.now_s = 1000.0
+
+    def changes(self, what: str, nodes: int, duration_s: float) -> list[tuple[float, Change]]:
+        """What is changed, and after how long, if this is advised for a while."""
+        assert self.autoscaler.interval_s == 2.0
+        found = []
+        begin_s = self.now_s
+        while self.now_s < begin_s + duration_s:
+            change = self.autoscaler.advised(advice(what, nodes), self.now_s)
+            if change is not None:
+                found.append((self.now_s - begin_s, change))
+            self.now_s += 2.0
+        return found
+
+
+def test_advice_is_followed_once_it_has_lasted_and_then_there_is_a_pause() -> None:
+    advised = Advised()
+    add = Change(None, "so it is, for 8 s")
+    assert advised.changes("add", 3, 6.0) == []
+    assert advised.changes("none", 3, 2.0) == []  # it did not last
+    assert advised.changes("add", 3, 20.0) == [(8.0, add)]
+    (again,) = advised.changes("add", 3, 22.0)  # 30 s after the first
+    assert again[0] == 18.0
+    assert advised.changes("drain", 3, 60.0)[0][1].drain == "server2"
+
+
+def test_advice_never_leads_out_of_bounds() -> None:
+    assert Advised().changes("add", 4, 100.0) == []
+    assert Advised().changes("drain", 2, 100.0) == []
+    for what in ("none", "drain", "add"):
+        assert Advised().changes(what, 1, 20.0)[0][1] == Change(
+            None, "there are fewer than 2 nodes, for 8 s"
+        ), "below the bounds nodes are added whatever is advised"
+
+
+def test_advice_does_not_last_while_the_manager_is_away() -> None:
+    advised = Advised()
+    assert advised.changes("add", 3, 4.0) == []
+    advised.now_s += 60.0
+    assert advised.changes("add", 3, 10.0)[0][0] == 8.0
 
 
 # --- the run directory --------------------------------------------------------------------------------------------
@@ -147,20 +259,25 @@ def test_callback_removed_by_another_one_of_the_same_turn(loop: Loop) -> None:
             end.close()
 
 
-def test_wake_from_another_thread(loop: Loop) -> None:
+def test_posts_of_another_thread(loop: Loop) -> None:
     called: list[int] = []
-    loop.on_wake(lambda: called.append(1))
-    thread = threading.Thread(target=loop.wake)
+
+    def post() -> None:
+        for number in range(3):
+            loop.post(lambda number=number: called.append(number))  # type: ignore[misc]
+
+    thread = threading.Thread(target=post)
     thread.start()
-    while not called:
+    while len(called) < 3:
         loop.turn()
     thread.join()
+    assert called == [0, 1, 2]
 
 
-def test_wake_after_the_end_is_harmless() -> None:
+def test_post_after_the_end_is_harmless() -> None:
     loop = Loop()
     loop.close()
-    loop.wake()
+    loop.post(lambda: pytest.fail("nobody is left to do this"))
 
 
 # --- the control channel ------------------------------------------------------------------------------------------
@@ -194,7 +311,7 @@ class Served:
                 answers.append(target())
             except LaunchError as error:
                 answers.append(error)
-            self.loop.wake()
+            self.loop.post(lambda: None)
 
         thread = threading.Thread(target=caller)
         thread.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["as_json", "as_text", "byte_count", "table"]
+__all__ = ["as_json", "as_text", "byte_count", "counted", "table"]
 
 
 def as_text(value: object) -> str:
@@ -73,3 +73,8 @@ def byte_count(count: int) -> str:
             break
         size /= 1024
     return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """1, "shard" -> '1 shard'; 2, "copy", "copies" -> '2 copies'."""
+    return f"{number} {one if number == 1 else many or one + 's'}"

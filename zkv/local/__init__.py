@@ -5,7 +5,10 @@
     processes    one child process: started so that it cannot outlive the launcher, signalled, reaped
     loop         file descriptors, signals and timers of one thread
     control      requests to a running launcher, over a Unix socket in its run directory
-    reports      what the launcher tells and asks the manager, in threads of their own
+    backoff      how soon a process that ended is started again
+    nodes        the launcher's storage nodes: added, replaced, where they are put
+    autoscale    adding and draining them as the manager advises
+    reports      what the launcher tells and asks the manager, in a thread of its own
     supervisor   the launcher itself
     background   a launcher as a child process: `zkv-launch start --detach`, `LocalCluster`
     lifeline     for children: whether their launcher still lives

@@ -16,10 +16,12 @@ from zkv.local.plan import Autoscale, LaunchError
 if TYPE_CHECKING:
     from zkv.local.supervisor import Supervisor
 
-__all__ = ["ASK_S", "Autoscaler", "Change", "Scaling"]
+__all__ = ["Autoscaler", "Change", "Scaling"]
 
-ASK_S: Final = 2.0
-"""Interval at which the manager is asked."""
+_ASK_S: Final = 2.0
+_ASK_AT_LEAST_S: Final = 0.1
+_ASKED_PART: Final = 4
+"""The manager is asked at least so often while an advice has to last."""
 
 
 class Change(NamedTuple):
@@ -35,6 +37,8 @@ class Autoscaler:
 
     def __init__(self, bounds: Autoscale) -> None:
         self._bounds = bounds
+        self.interval_s = min(_ASK_S, max(_ASK_AT_LEAST_S, bounds.hold_s / _ASKED_PART))
+        """At which the manager is to be asked."""
         self._advice = "none"
         self._since_s = 0.0
         self._heard_s = float("-inf")
@@ -49,7 +53,7 @@ class Autoscaler:
         elif (advice == "add" and nodes >= bounds.high) or (advice == "drain" and nodes <= bounds.low):
             advice = "none"
         # Nobody knows what was advised while the manager did not answer.
-        unbroken = now_s - self._heard_s <= 3 * ASK_S
+        unbroken = now_s - self._heard_s <= 3 * self.interval_s
         self._heard_s = now_s
         if advice != self._advice or not unbroken:
             self._advice, self._since_s = advice, now_s
@@ -57,7 +61,7 @@ class Autoscaler:
             return None
         self._quiet_until_s = now_s + bounds.cooldown_s
         self._advice = "none"
-        lasted = f"{why}, for {now_s - self._since_s:.0f} s"
+        lasted = f"{why}, for {now_s - self._since_s:.3g} s"
         return Change(str(answer["node"]) if advice == "drain" else None, lasted)
 
 
@@ -71,7 +75,7 @@ class Scaling:
 
     def begin(self) -> None:
         """Ask from now on, again and again."""
-        self._supervisor.later(ASK_S, self._ask)
+        self._supervisor.later(self._autoscaler.interval_s, self._ask)
 
     def _ask(self) -> None:
         self._supervisor.talk.ask(lambda link: link.advise(), self._advised, lambda _: self.begin())

@@ -7,18 +7,22 @@ ends with this process however that ends, and everything it started ends with it
 from __future__ import annotations
 
 import os
+import time
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
+from zkv.errors import TimedOut
 from zkv.local.background import Background, start_in_background
 from zkv.local.control import call
-from zkv.local.plan import MANAGER, LaunchError, Plan, node_names
+from zkv.local.plan import MANAGER, Autoscale, LaunchError, Plan, node_names, nodes_of_shard_map
 from zkv.local.rundir import RunDir
 
 if TYPE_CHECKING:
     from zkv.client import Client
+    from zkv.net.admin import AdminLink
 
 __all__ = ["LocalCluster"]
 
@@ -44,13 +48,21 @@ class LocalCluster:
         manager_restart: bool = True,
         run_dir: str | os.PathLike[str] | None = None,
         start_timeout_s: float = 30.0,
+        respawn: bool = False,
+        autoscale: Autoscale | tuple[int, int] | None = None,
+        shard_map: str | os.PathLike[str] | None = None,
+        zones: Sequence[str] = (),
         **settings: int | float | str,
     ) -> None:
         """Start it.
 
         `port`: the manager's; 0 takes any free one. `manager_restart`: whether a manager that dies is started again.
         `run_dir`: where logs go and stay; without it a temporary directory that is removed at the end, unless the
-        start fails. `settings`: any cluster setting by name (docs/SETTINGS.md): `shards=64`, `lease_ms=300`.
+        start fails. `respawn`: whether a node that dies is replaced by a new one under its name. `autoscale`: the
+        least and the greatest number of nodes, between which nodes are added and drained as the load is. `shard_map`:
+        JSON file that says which nodes hold which shard, watched; it also says how many nodes and replicas there are.
+        `zones`: given to the nodes in turn. `settings`: any cluster setting by name (docs/SETTINGS.md): `shards=64`,
+        `lease_ms=300`.
 
         Raises SettingError for settings that contradict each other, LaunchError if the cluster cannot be started.
         """
@@ -60,9 +72,10 @@ class LocalCluster:
 
             run_dir = tempfile.mkdtemp(prefix="zkv-")
         self._run_dir = RunDir(Path(run_dir))
-        self.names: list[str] = node_names(nodes)
-        """The nodes' names, also of those that have died."""
         try:
+            placed: str | None = None
+            if shard_map is not None:
+                placed, nodes, replicas = nodes_of_shard_map(os.fspath(shard_map), None, None)
             plan = Plan(
                 run_dir=str(self._run_dir.path),
                 nodes=nodes,
@@ -70,6 +83,10 @@ class LocalCluster:
                 port=port,
                 settings=settings,
                 manager_restart=manager_restart,
+                zones=tuple(zones),
+                respawn=respawn,
+                autoscale=Autoscale(*autoscale) if isinstance(autoscale, tuple) else autoscale,
+                shard_map=placed,
                 bound_to_parent=True,
                 ephemeral=self._temporary,
                 start_timeout_s=start_timeout_s,
@@ -84,6 +101,7 @@ class LocalCluster:
             if self._temporary and not self._run_dir.log(MANAGER).exists():  # then there is nothing to read either
                 self._run_dir.remove()
             raise
+        self._names = node_names(nodes)
         self.launcher_pid: int = background.process.pid
         self.manager: str = background.status["manager"]["endpoint"]
         """Endpoint of the manager, which also a restarted one has."""
@@ -94,6 +112,15 @@ class LocalCluster:
         """Where the logs are."""
         return self._run_dir.path
 
+    @property
+    def names(self) -> list[str]:
+        """The nodes' names, also of those that were added, have left or have died."""
+        try:
+            self._names = [node["name"] for node in self.status()["nodes"]]
+        except LaunchError:
+            pass  # it is closed or gone: as they were
+        return list(self._names)
+
     def client(self, **options: Any) -> Client:
         """A new `zkv.Client` for this cluster; `options` as for that. The caller closes it."""
         from zkv.client import Client
@@ -101,19 +128,82 @@ class LocalCluster:
         return Client(self.manager, **options)
 
     def status(self) -> dict[str, Any]:
-        """Which processes run: `{"manager": {"endpoint", "pid", "up"}, "nodes": [{"name", "pid", "endpoint", "up"}]}`.
+        """Which processes run: `{"manager": {"endpoint", "pid", "up"}, "nodes": [{"name", "pid", "endpoint", "up",
+        "state", "boot"}]}`.
 
-        A process that has ended has no pid (None).
+        A process that has ended has no pid (None); its state is "dead", "respawning", or "left" where it was drained or
+        asked to end.
         """
         status: dict[str, Any] = self._call(do="status")["status"]
         return status
 
     def health(self) -> dict[str, Any]:
         """What the manager says of the cluster, as `zkv-admin status --json`. Raises ManagerUnreachable."""
-        from zkv.net.admin import AdminLink
-
-        with AdminLink(self.manager) as link:
+        with self._admin() as link:
             return link.status()
+
+    def events(self, after: int = 0) -> list[dict[str, Any]]:
+        """The manager's log after event number `after`: `[{"number", "time_ms", "kind", "text", …}]`, at most 1000.
+        Raises ManagerUnreachable."""
+        with self._admin() as link:
+            return link.events(after)[0]
+
+    def wait_healthy(self, timeout_s: float = 30.0) -> dict[str, Any]:
+        """Wait until the cluster is healthy, with everything where it should be; what `health` says then.
+
+        Raises TimedOut, ManagerUnreachable.
+        """
+        return self._wait(timeout_s, healthy=True)
+
+    @overload
+    def add(
+        self, count: None = None, *, zone: str = "", weight: float = 1.0, wait: bool = True, timeout_s: float = 60.0
+    ) -> str: ...
+
+    @overload
+    def add(
+        self, count: int, *, zone: str = "", weight: float = 1.0, wait: bool = True, timeout_s: float = 60.0
+    ) -> list[str]: ...
+
+    def add(
+        self,
+        count: int | None = None,
+        *,
+        zone: str = "",
+        weight: float = 1.0,
+        wait: bool = True,
+        timeout_s: float = 60.0,
+    ) -> str | list[str]:
+        """Start another node, or `count` of them; the name, or the list of names.
+
+        `zone` "": the emptiest of the cluster's. `wait`: return when they have their share, and nothing moves any more.
+        Raises LaunchError; with `wait` TimedOut, ManagerUnreachable.
+        """
+        nodes = self._call(do="add", count=count or 1, zone=zone, weight=weight)["nodes"]
+        names = [node["name"] for node in nodes]
+        if wait:
+            self._wait(timeout_s, healthy=False)
+        return names if count is not None else names[0]
+
+    def drain(self, name: str, *, force: bool = False, wait: bool = True, timeout_s: float = 60.0) -> None:
+        """Empty a node, then let it go. `force`: even if fewer nodes remain than each key is to have copies. `wait`:
+        return when its process has ended.
+
+        Raises AdminRefused (a UsageError) with the reason; with `wait` Unavailable if it dies before it is empty,
+        TimedOut, ManagerUnreachable.
+        """
+        from zkv.net.waiting import LOOK_S, draining
+
+        deadline = time.monotonic() + timeout_s
+        with self._admin() as link:
+            link.drain(name, force=force)
+            for left in draining(link, name) if wait else ():
+                if time.monotonic() > deadline:
+                    raise TimedOut(f"{name} still holds {left} copies after {timeout_s:g} s", outcome_unknown=False)
+        while wait and any(node["name"] == name and node["up"] for node in self.status()["nodes"]):
+            if time.monotonic() > deadline:
+                raise TimedOut(f"{name} is empty and still runs after {timeout_s:g} s", outcome_unknown=False)
+            time.sleep(LOOK_S)
 
     def kill(self, *names: str, signal: str = "KILL") -> None:
         """End processes (`"server1"`, `"manager"`), several of them in the same instant; returns when they are dead.
@@ -150,6 +240,24 @@ class LocalCluster:
     def __repr__(self) -> str:
         state = self.manager if self._end.alive else "closed"
         return f"<LocalCluster of {len(self.names)} nodes, {state}>"
+
+    def _admin(self) -> AdminLink:
+        from zkv.net.admin import AdminLink
+
+        return AdminLink(self.manager, timeout_s=10.0)  # time for a manager to be started again
+
+    def _wait(self, timeout_s: float, *, healthy: bool) -> dict[str, Any]:
+        from zkv.net.waiting import settling
+
+        deadline = time.monotonic() + timeout_s
+        status: dict[str, Any] = {}
+        with self._admin() as link:
+            for status in settling(link, lambda: self.status()["nodes"], healthy=healthy):
+                if time.monotonic() > deadline:
+                    moving = status["moving"]["shards"]
+                    what = f"the cluster is {status['health']} after {timeout_s:g} s, and {moving} shards are moving"
+                    raise TimedOut(what, outcome_unknown=False)
+        return status
 
     def _call(self, **request: Any) -> dict[str, Any]:
         if not self._end.alive:

@@ -91,6 +91,7 @@ class Nodes:
                 "endpoint": node.child.endpoint,
                 "up": node.child.up,
                 "state": node.state,
+                "boot": f"{node.child.boot_id:016x}",
             }
             for name, node in self._nodes.items()
         ]

@@ -1,5 +1,5 @@
-"""What the launcher tells the manager (which nodes are proven dead), and asks it (whether every shard is served, whether
-nodes should be added).
+"""What the launcher tells the manager (which nodes are proven dead), and asks it (whether every shard is served,
+whether nodes should be added).
 
 A thread of its own, because the manager may be down, stopped or busy for as long as it likes, and the launcher has to
 reap, restart and answer meanwhile. An errand is repeated until the manager has answered it, across any number of

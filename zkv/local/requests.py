@@ -1,11 +1,14 @@
-"""What the launcher does on request: `zkv-launch status | stop | kill | restart`, and `LocalCluster`."""
+"""What the launcher does on request: `zkv-launch status | stop | add | kill | restart`, and `LocalCluster`."""
 
 from __future__ import annotations
 
 import signal
 from typing import TYPE_CHECKING, Any, Final
 
+from zkv.core.settings import NodeConfig
+from zkv.errors import SettingError
 from zkv.local.control import Reply
+from zkv.local.plan import LaunchError
 
 if TYPE_CHECKING:
     from zkv.local.supervisor import Supervisor
@@ -25,10 +28,33 @@ def handle(supervisor: Supervisor, request: dict[str, Any], reply: Reply) -> Non
             supervisor.stop("asked to stop")
         case "kill":
             _kill(supervisor, request, reply)
+        case "add":
+            _add(supervisor, request, reply)
         case "restart":
             supervisor.restart_manager(reply)
         case do:
             reply.error(f"the launcher knows no request {do!r}: is it of another version of zkv?", exit_status=2)
+
+
+def _add(supervisor: Supervisor, request: dict[str, Any], reply: Reply) -> None:
+    count, zone, weight = request.get("count"), request.get("zone"), request.get("weight")
+    if type(count) is not int or count < 1 or not isinstance(zone, str):
+        reply.error("add needs a count, a zone and a weight", exit_status=2)
+        return
+    try:
+        NodeConfig(name="server1", zone=zone, weight=1.0 if weight is None else weight)  # checks them
+    except SettingError as error:
+        reply.error(str(error), exit_status=2)
+        return
+    if supervisor.phase != "running":
+        reply.error(f"the cluster is {supervisor.phase}: try again when it runs")
+        return
+    try:
+        names = supervisor.nodes.add(count, zone, weight)
+    except LaunchError as error:
+        reply.error(str(error), exit_status=error.exit_status)
+        return
+    supervisor.nodes.answer_when_ready(reply, names)
 
 
 def _kill(supervisor: Supervisor, request: dict[str, Any], reply: Reply) -> None:

@@ -1,8 +1,8 @@
 """The launcher: one process that starts a manager and N nodes, and answers for them until the last one is gone.
 
 It learns each endpoint from the child's ready pipe, reaps a child the moment it ends, tells the manager which boot id
-that was (a death with proof is taken over in milliseconds, a silent one in most of a second), restarts the manager on
-its port with its state, and never restarts a node: a restarted node would be a new, empty member.
+that was (a death with proof is taken over in milliseconds, a silent one in most of a second), and restarts the manager
+on its port with its state. Which nodes there are, and which are replaced, is for `zkv.local.nodes`.
 
 Everything happens on one thread and in one loop, except for the talk with the manager (`zkv.local.reports`).
 """
@@ -19,10 +19,13 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from zkv.core.settings import BOOT_ID_HIGH, BOOT_ID_LOW
+from zkv.local.autoscale import Scaling
+from zkv.local.backoff import Backoff
 from zkv.local.control import ControlServer, Reply
 from zkv.local.journal import Journal, last_line
 from zkv.local.loop import Loop
-from zkv.local.plan import MANAGER, LaunchError, Plan, node_names
+from zkv.local.nodes import Nodes
+from zkv.local.plan import MANAGER, LaunchError, Plan
 from zkv.local.ports import HOST, reserve
 from zkv.local.processes import Child, python_command, start_time_of
 from zkv.local.reports import ManagerTalk
@@ -37,6 +40,8 @@ _TERM_TIMEOUT_S: Final = 2.0
 _STEADY_S: Final = 5.0
 _BACKOFF_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 2.0
+# Between two questions whether the cluster is ready.
+_LOOK_S: Final = 0.02
 
 Phase = Literal["starting", "running", "stopping"]
 
@@ -55,13 +60,11 @@ class Supervisor:
         self.orphaned = False
         """Whether it ended because the process that started it was gone."""
         self._failure: LaunchError | None = None
-        self._served = False
         self._manager: Child | None = None
         self._manager_endpoint = ""
-        self._manager_since = 0.0
-        self._manager_delay_s = 0.0
+        self._manager_backoff = Backoff(_BACKOFF_S, _BACKOFF_MAX_S, _STEADY_S)
         self._restart_due = False
-        self._nodes: dict[str, Child] = {}
+        self.nodes = Nodes(plan, start=self._start_node, later=self.later, say=self.say)
         self._stop_replies: list[Reply] = []
         self._restart_replies: list[Reply] = []
         self._on_death: dict[str, list[Callable[[str], None]]] = {}
@@ -94,13 +97,10 @@ class Supervisor:
             self._manager_endpoint = f"tcp://{HOST}:{port}"
             control = ControlServer(self._loop, self.run_dir, lambda request, reply: handle(self, request, reply))
             self._start_manager()
-            for name in node_names(self.plan.nodes):
-                self._start_node(name)
+            self.nodes.add(self.plan.nodes)
             self._record()
-            self._loop.on_wake(self._wake)
-            self._talk = talk = ManagerTalk(
-                on_served=self._note_served, on_reported=self._note_reported, on_trouble=self._journal.note
-            )
+            self.talk = talk = ManagerTalk(post=self._loop.post, on_trouble=self._journal.note)
+            self._look()
             self._loop.later(self.plan.start_timeout_s, self._start_timed_out)
             while not self._finished():
                 self._loop.turn()
@@ -165,14 +165,15 @@ class Supervisor:
         self._restart_due = False
         command = python_command("zkv.cli.manager", "--bind", self._manager_endpoint)
         command += ["--state-dir", str(self.run_dir.state), *self.plan.manager_flags()]
-        self._manager_since = time.monotonic()
+        self._manager_backoff.started(time.monotonic())
         self._manager = self._start(MANAGER, command)
 
-    def _start_node(self, name: str) -> None:
+    def _start_node(self, name: str, zone: str, weight: float) -> Child:
         boot_id = BOOT_ID_LOW + secrets.randbelow(BOOT_ID_HIGH - BOOT_ID_LOW)
         command = python_command("zkv.cli.node", "--name", name, "--manager", self._manager_endpoint)
         command += ["--bind", f"tcp://{HOST}:0", "--boot-id", f"{boot_id:016x}"]
-        self._nodes[name] = self._start(name, command, boot_id)
+        command += ["--zone", zone, "--weight", str(weight)]
+        return self._start(name, command, boot_id)
 
     def _start(self, name: str, command: list[str], boot_id: int | None = None) -> Child:
         try:
@@ -189,26 +190,34 @@ class Supervisor:
         self._changed = True
         self._journal.note(f"{child.name} listens on {child.endpoint} (pid {child.pid})")
         if child.name != MANAGER:
+            self.nodes.ready(child)
             return
         assert child.endpoint is not None
         self._manager_endpoint = child.endpoint
-        self._talk.manager_up(child.endpoint)
+        self.talk.manager_up(child.endpoint)
         for reply in self._restart_replies:
             reply.ok(endpoint=child.endpoint, pid=child.pid)
         self._restart_replies.clear()
 
-    def _wake(self) -> None:
-        if not self._served or self.phase != "starting":
+    def _look(self) -> None:
+        """Ask whether every shard is served."""
+        self.talk.ask(lambda link: link.status(), self._looked, lambda why: self._fail(f"the manager refuses: {why}"))
+
+    def _looked(self, status: dict[str, Any]) -> None:
+        if self.phase != "starting":
             return
-        if any(child.endpoint is None for child in self.children()):
-            # The manager knew before we read the last pipe; its line is on its way.
-            self._loop.later(0.001, self._wake)
+        formed = status["health"] != "forming" and status["inactive_shards"] == 0
+        # The manager may know a node before we read its pipe; its line is on its way.
+        if not formed or any(child.endpoint is None for child in self.children()):
+            self.later(_LOOK_S, self._look)
             return
         self.phase = "running"
         self._changed = True
         self._record()
         self._journal.note("every shard is served")
         self._on_ready(self.status())
+        if self.plan.autoscale is not None:
+            Scaling(self.plan.autoscale, self).begin()
 
     def _start_timed_out(self) -> None:
         if self.phase == "starting":
@@ -234,17 +243,31 @@ class Supervisor:
         elif child.name == MANAGER:
             self._manager_ended(child, how)
         else:
-            assert child.boot_id is not None
-            self._talk.report_dead(child.boot_id)
+            self._report(child)
             if self.phase == "starting":
                 self._failed_early(child, how)
             else:
-                self._journal.say(f"{child.name} (pid {child.pid}) {how}")
+                self.nodes.ended(child, how)
         for callback in self._on_death.pop(child.name, []):
             callback(child.name)
 
+    def _report(self, child: Child) -> None:
+        """Tell the manager that a node was reaped: proof of its death (SAFETY 32)."""
+        boot_id, reaped_s = child.boot_id, time.monotonic()
+        assert boot_id is not None
+
+        def known(_: None) -> None:
+            after_ms = (time.monotonic() - reaped_s) * 1000
+            who = f"{child.name} (boot {boot_id:016x})"
+            self._journal.note(f"the manager knows that {who} is dead, {after_ms:.1f} ms later")
+
+        refused = f"the manager does not want to know that {child.name} is dead"
+        self.talk.ask(
+            lambda link: link.report_dead(boot_id), known, lambda why: self._journal.note(f"{refused}: {why}")
+        )
+
     def _manager_ended(self, child: Child, how: str) -> None:
-        self._talk.manager_down()
+        self.talk.manager_down()
         if self.phase == "starting":
             self._failed_early(child, how)
             return
@@ -253,9 +276,7 @@ class Supervisor:
         if self._restart_replies and child.endpoint is not None:  # ended in order to be started again
             delay_s = 0.0
         elif self.plan.manager_restart:
-            steady = time.monotonic() - self._manager_since >= _STEADY_S
-            delay_s = self._manager_delay_s = 0.0 if steady else self._manager_delay_s
-            self._manager_delay_s = min(_BACKOFF_MAX_S, max(_BACKOFF_S, 2 * self._manager_delay_s))
+            delay_s = self._manager_backoff.ended(time.monotonic())
         else:
             self._journal.say(f"the manager (pid {child.pid}) {how}; start it again with `zkv-launch restart manager`")
             return
@@ -293,13 +314,14 @@ class Supervisor:
         self._changed = True
         (self._journal.say if aloud else self._journal.note)(f"stopping: {reason}")
         self._refuse_restarts("the cluster is being stopped")
-        for node in self._nodes.values():
+        self.nodes.refuse_additions("the cluster is being stopped")
+        for node in self.nodes.children():
             self._end(node)
         self._stop_manager_after_nodes()
 
     def _stop_manager_after_nodes(self) -> None:
         # In this order no node has to wonder where its manager went.
-        if self._manager is not None and not any(node.up for node in self._nodes.values()):
+        if self._manager is not None and not any(node.up for node in self.nodes.children()):
             self._end(self._manager)
 
     def _end(self, child: Child) -> None:
@@ -325,15 +347,12 @@ class Supervisor:
                 "pid": manager.pid if manager is not None and manager_up else None,
                 "up": manager_up,
             },
-            "nodes": [
-                {"name": node.name, "pid": node.pid if node.up else None, "endpoint": node.endpoint, "up": node.up}
-                for node in self._nodes.values()
-            ],
+            "nodes": self.nodes.rows(),
         }
 
     def children(self) -> list[Child]:
         """The nodes and the manager, those that have ended included."""
-        return [*self._nodes.values(), *([self._manager] if self._manager is not None else [])]
+        return [*self.nodes.children(), *([self._manager] if self._manager is not None else [])]
 
     def later(self, delay_s: float, callback: Callable[[], None]) -> None:
         """Call `callback` from the loop, unless the cluster has been stopped by then."""
@@ -371,13 +390,10 @@ class Supervisor:
 
     # --- said and recorded -----------------------------------------------------------------------------------------
 
-    def _note_served(self) -> None:
-        self._served = True
-        self._loop.wake()
-
-    def _note_reported(self, boot_id: int, after_ms: float) -> None:
-        name = next((node.name for node in self._nodes.values() if node.boot_id == boot_id), "a node")
-        self._journal.note(f"the manager knows that {name} (boot {boot_id:016x}) is dead, {after_ms:.1f} ms later")
+    def say(self, message: str) -> None:
+        """Tell whoever started the cluster, and the log."""
+        self._changed = True
+        self._journal.say(message)
 
     def _record(self) -> None:
         if not self._changed:
@@ -390,7 +406,7 @@ class Supervisor:
             "phase": self.phase,
             "replicas": self.plan.replicas,
             "manager": manager.record() | {"endpoint": self._manager_endpoint} if manager is not None else None,
-            "nodes": [node.record() for node in self._nodes.values()],
+            "nodes": [node.record() for node in self.nodes.children()],
         }
         try:
             self.run_dir.write(record)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -17,11 +18,15 @@ import zmq
 from zkv.core import wire
 from zkv.core.settings import BOOT_ID_HIGH, BOOT_ID_LOW
 from zkv.core.shardmap import ShardMap
-from zkv.errors import ManagerUnreachable, ProtocolError
+from zkv.errors import ManagerUnreachable, ProtocolError, UsageError
 from zkv.net import sockets
 
 _TRY_S: Final = 0.5
-"""Time after which a request is sent again."""
+"""Time after which a request is sent again; doubled each time, as a manager may also be long over its answer."""
+
+
+class AdminRefused(UsageError):
+    """The manager does not do what it was asked to; the text says why, and what to do instead."""
 
 
 class AdminLink:
@@ -57,6 +62,55 @@ class AdminLink:
         except wire.Malformed as error:
             raise ProtocolError(str(error)) from error
 
+    def ask(self, verb: str, **args: Any) -> dict[str, Any]:
+        """What an operator asks of the manager; its answer. docs/PROTOCOL.md lists the verbs and their arguments.
+
+        Raises AdminRefused where the manager says no, ManagerUnreachable, ProtocolError.
+        """
+        answer = self._ask(wire.ADMIN, [verb, args], wire.ADMIN_REPLY)
+        if not isinstance(answer, list) or len(answer) != 2:
+            raise ProtocolError("the manager's ADMIN_REPLY is not a pair")
+        ok, result = answer
+        if ok is not True:
+            raise AdminRefused(str(result))
+        if not isinstance(result, dict):
+            raise ProtocolError("the manager's ADMIN_REPLY is not a map")
+        return result
+
+    def drain(self, name: str, *, force: bool = False) -> dict[str, Any]:
+        """Begin to empty a node: {"name", "shards": copies that it holds, "bytes"}. `force`: even if copies are lost
+        for lack of nodes. Raises as `ask`."""
+        return self.ask("drain", name=name, force=force)
+
+    def join(self, name: str) -> dict[str, Any]:
+        """Take a drain back: {"name"}. Raises as `ask`."""
+        return self.ask("join", name=name)
+
+    def plan(self) -> dict[str, Any]:
+        """What `rebalance` would do now: {"moves": [{"shard", "from", "to", "keys", "bytes"}], "copies", "primaries",
+        "keys", "bytes", "balanced", "bound"}. Raises as `ask`."""
+        return self.ask("plan")
+
+    def rebalance(self) -> dict[str, Any]:
+        """Place all shards anew; what that moves, as `plan`. Raises as `ask`."""
+        return self.ask("rebalance")
+
+    def advise(self) -> dict[str, Any]:
+        """Whether nodes should be added or could go: {"advice": "add", "drain" or "none", "node", "reason",
+        "figures"}. Raises as `ask`."""
+        return self.ask("advise")
+
+    def reset(self, shards: Sequence[int] | None) -> list[int]:
+        """Create lost shards anew, empty (None: all that are lost); their numbers. Raises as `ask`."""
+        numbers: list[int] = self.ask("reset", shards=None if shards is None else list(shards))["reset"]
+        return numbers
+
+    def events(self, after: int = 0, limit: int = 1000) -> tuple[list[dict[str, Any]], int]:
+        """The first `limit` events after number `after`, each {"number", "time_ms" (Unix), "kind", "text", ...}; and
+        the number of the newest event there is. Raises as `ask`."""
+        answer = self.ask("events", after=after, limit=limit)
+        return answer["events"], answer["last"]
+
     def report_dead(self, boot: int) -> None:
         """Tell the manager that the process with this boot id was reaped; returns once that is durable.
 
@@ -82,6 +136,7 @@ class AdminLink:
         sender = BOOT_ID_LOW + secrets.randbelow(BOOT_ID_HIGH - BOOT_ID_LOW)
         frame = wire.encode(kind, 0, sender, 0, 0, body)
         deadline = time.monotonic() + self._timeout_s
+        try_s = _TRY_S
         while (rest_s := deadline - time.monotonic()) > 0:
             # IMMEDIATE: writable means connected.
             if not self._socket.poll(_ms(rest_s), zmq.POLLOUT):
@@ -90,7 +145,8 @@ class AdminLink:
                 self._socket.send(frame, zmq.NOBLOCK)
             except zmq.Again:
                 continue
-            patience = min(deadline, time.monotonic() + _TRY_S)
+            patience = min(deadline, time.monotonic() + try_s)
+            try_s *= 2
             while (rest_s := patience - time.monotonic()) > 0:
                 if not self._socket.poll(_ms(rest_s), zmq.POLLIN):
                     break
