@@ -18,7 +18,6 @@ from zkv.core.reconfigure import wait_list
 from zkv.core.roster import Verdict
 from zkv.core.shardmap import UP, Delta, Shard
 
-
 WITHHELD: Final = 0.03
 """Probability that a change takes a shard from its holders."""
 
