@@ -218,6 +218,8 @@ def test_status() -> None:
         "keys": 1,
         "bytes": 2,
         "fill_left_keys": 0,
+        "fill_keys": 0,
+        "fill_bytes": 0,
         "operations": 0,
         "busy_permille": 0,
         "rss_bytes": 0,
