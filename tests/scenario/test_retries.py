@@ -156,6 +156,33 @@ def test_rule_25_a_duplicate_of_a_try_that_was_refused_does_nothing() -> None:
     assert bench.again(refused, "P").status == "OK", "the next try is another matter"
 
 
+def test_rule_25_a_duplicate_of_a_try_that_was_done_denies_nothing() -> None:
+    """The first waits for its commit when the duplicate meets an expired lease, or comes past the deadline."""
+    for later_ms in (700, 810):
+        duplicate_denies_nothing(later_ms)
+
+
+def duplicate_denies_nothing(later_ms: float) -> None:
+    bench = Bench(s="PB", t="PB")
+    requests = bench.hold("x", "P", "REQUEST")
+    batches = bench.hold("P", "B", "BATCH")
+    write = bench.put("P", S, "one", timeout_ms=800)
+    assert requests.held
+    frame = requests.held[0]
+    bench.heal(requests)
+    assert write.status == "UNANSWERED"
+    assert bench.held_by("P", S) is not None
+    grants = bench.drop("B", "P", "GRANT")
+    bench.advance(later_ms)
+    bench.replay(frame)
+    bench.advance(150)
+    assert write.status == "MAYBE", "the client takes this for the answer of the try"
+    bench.heal(grants)
+    bench.heal(batches)
+    bench.advance(50)
+    assert bench.get("P", S).value == "one"
+
+
 def test_rule_24_sessions_outlive_every_deadline() -> None:
     bench = Bench(s="PB", t="PB", session_ttl_ms=1000, timeout_limit_ms=400)
     first = bench.put("P", S, "one", client="x", timeout_ms=800)

@@ -63,6 +63,7 @@ DIRECTED = {
         "test_acknowledging.test_rule_27_an_early_acknowledgement_waits_for_nobody_and_its_readers_do"
     ),
     "rule-33-former-life-kept": "test_filling.test_a_shard_born_anew_meets_no_data_of_its_former_life",
+    "rule-25-duplicates-denied": "test_retries.test_rule_25_a_duplicate_of_a_try_that_was_done_denies_nothing",
     "rule-24-any-miss-counts": "test_retries.test_rule_24_a_failed_condition_is_remembered",
 }
 SEEDS = range(1, 400)

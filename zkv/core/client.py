@@ -2,12 +2,10 @@
 
 Theory of operation. A call's operations are grouped by primary and cut into *batches*; a batch of writes has a number,
 and (client id, batch, index) names an operation for ever (SAFETY 24). A *try* carries a batch, or what is left of it,
-to one
-node. What a try leaves open (refused, timed out, its node gone) is tried again, at whoever is primary by then, under
-the
-same identity; parts of one batch may end up at several primaries and merge by index. A try that left and was not
-definitely refused leaves its operations in *doubt*: if the deadline passes, an operation in doubt may have been done,
-any other was certainly not (SAFETY 25).
+to one node. What a try leaves open (refused, timed out, its node gone) is tried again, at whoever is primary by then,
+under the same identity; parts of one batch may end up at several primaries and merge by index. A try that left and was
+not definitely refused leaves its operations in *doubt*: if the deadline passes, an operation in doubt may have been
+done, any other was certainly not (SAFETY 25).
 
 Every try names its deadline in the clock of the node it goes to, learned in a handshake (SAFETY 26): late work is
 dropped there, so that nothing of this client is executed after it has given up.
@@ -22,6 +20,7 @@ from typing import Any, Final
 
 from zkv.core import verdicts, wire
 from zkv.core.calls import Batch, Call, Failure, Link, Try, cut, picker
+from zkv.core.deltas import RecentDeltas
 from zkv.core.fragments import Fragments
 from zkv.core.local import MANAGER, Address
 from zkv.core.shardmap import UP, Delta, ShardMap, shards_of
@@ -59,6 +58,7 @@ class ClientCore:
         self.client = client
         self.rng = rng
         self.map = ShardMap.empty()
+        self._deltas = RecentDeltas()
         self.map_endpoint = ""
         self.next_wake_ms = 0.0
         self._now_ms = 0.0
@@ -244,8 +244,12 @@ class ClientCore:
             return  # a peer's error: the try it was meant for times out
 
     def _send(self, to: Address, kind: int, body: Any) -> None:
+        self._send_packed(to, kind, wire.pack(body))
+
+    def _send_packed(self, to: Address, kind: int, packed: bytes) -> None:
         target = to if isinstance(to, int) and to != MANAGER else 0
-        self._out.append((to, wire.encode(kind, self.map.cluster, self.client, target, self.map.version, body)))
+        header = wire.encode_header(kind, self.map.cluster, self.client, target, self.map.version)
+        self._out.append((to, header + packed))
 
     def _next_wake_ms(self) -> float:
         wakes = [call.deadline_ms for call in self._calls]
@@ -438,7 +442,9 @@ class ClientCore:
             self.map = ShardMap.empty(header.cluster)
 
     def _on_map(self, source: Address, header: wire.Header, frame: bytes) -> None:
-        self._install(ShardMap.from_wire(wire.decode_body(frame)))
+        if header.map_version > self.map.version or header.cluster != self.map.cluster:  # else it is known by now
+            self._install(ShardMap.from_wire(wire.decode_body(frame)))
+            self._deltas.forget()
         if source == MANAGER:
             self._fail_hopeless()
 
@@ -446,6 +452,7 @@ class ClientCore:
         delta = Delta.from_wire(wire.decode_body(frame))
         if delta.base == self.map.version and delta.cluster == self.map.cluster:
             self._install(self.map.with_changes(delta))
+            self._deltas.keep(delta, frame[wire.HEADER.size :], self.map)
         elif delta.version > self.map.version:
             self._pull_map(MANAGER)
 
@@ -455,7 +462,10 @@ class ClientCore:
 
     def _on_map_pull(self, source: Address, header: wire.Header, frame: bytes) -> None:
         """A node that has seen our newer map asks for it (SAFETY 4)."""
-        if self.map.version:
+        lacking = self._deltas.since(header.map_version)
+        for packed in lacking:
+            self._send_packed(source, wire.MAP_DELTA, packed)
+        if self.map.version and not lacking:
             self._send(source, wire.MAP, self.map.to_wire())
 
     def _install(self, new: ShardMap) -> None:

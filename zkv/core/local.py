@@ -9,7 +9,8 @@ host read after it had drained its sockets (SAFETY 11).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from zkv.core import wire
@@ -63,7 +64,7 @@ class Local:
             fill_keys=self.fill_keys, fill_bytes=self.fill_bytes, fill_left_keys=self.fill_left_keys,
         )  # fmt: skip
 
-    def forget(self, shards: Collection[int]) -> None:
+    def forget(self, shards: AbstractSet[int]) -> None:
         """Clear the copies of `shards`: entries, tombstones, what sessions say of them, and tails (SAFETY 20)."""
         for shard in shards:
             self.store.clear(shard)
@@ -72,8 +73,13 @@ class Local:
 
     def send(self, to: Address, kind: int, body: Any) -> None:
         """Queue one frame. `to` is a boot id or MANAGER/PUBLISH or a route; the header's target follows from it."""
+        self.send_packed(to, kind, wire.pack(body))
+
+    def send_packed(self, to: Address, kind: int, packed: bytes) -> None:
+        """The same, with a body that is packed already."""
         target = to if isinstance(to, int) and to > PUBLISH else 0
-        self.out.append((to, wire.encode(kind, self.map.cluster, self.boot, target, self.map.version, body)))
+        header = wire.encode_header(kind, self.map.cluster, self.boot, target, self.map.version)
+        self.out.append((to, header + packed))
 
     def stream_to(self, peer: int) -> OutStream:
         """The outgoing stream to `peer`."""

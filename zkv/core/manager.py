@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from zkv.core import wire
 from zkv.core.administration import VERBS, Refused
+from zkv.core.deltas import RecentDeltas
 from zkv.core.effects import Effect, Persist, Publish, Send, Stored, resets_in
 from zkv.core.events import EventLog
 from zkv.core.health import Moved, Survey, mender, survey
@@ -92,6 +93,7 @@ class Manager:
         self._survey: Survey | None = None
         """What the last survey found; None where something changed since."""
         self._packed_map: tuple[int, bytes] = (-1, b"")
+        self._deltas = RecentDeltas()
         self._replies: list[tuple[bytes, int, int, Any]] = []
         self._outdated = False
         """Whether a member knew a newer map than ours. Then our state is an old copy, and any change we made
@@ -151,7 +153,10 @@ class Manager:
         effects += self.log.take()
         effects += roster.take_probes()
         if delta is not None:
-            effects.append(Publish(self._encode(wire.MAP_DELTA, 0, delta.to_wire())))
+            packed = wire.pack(delta.to_wire())
+            self._deltas.keep(delta, packed, self.map)
+            header = wire.encode_header(wire.MAP_DELTA, self.map.cluster, self.boot, 0, self.map.version)
+            effects.append(Publish(header + packed))
         if self._beat:
             self._beacon_ms = now_ms + self.settings.heartbeat_ms
             effects.append(Publish(self._encode(wire.BEACON, 0, [self.boot])))
@@ -226,7 +231,7 @@ class Manager:
             case wire.HELLO:
                 self._welcome(route, boot)
             case wire.MAP_PULL:
-                self._reply(route, wire.MAP, boot)
+                self._reply(route, wire.MAP, boot, header.map_version)
             case wire.STATUS_PULL:
                 self._reply(route, wire.STATUS, boot)
             case wire.DEAD:
@@ -325,18 +330,22 @@ class Manager:
                 answers.append(Send(route, self._encode(kind, target, body)))
             elif route not in mapped:
                 mapped.add(route)
-                answers.append(Send(route, self._map_frame(target)))
+                answers += [Send(route, frame) for frame in self._map_frames(target, body or 0)]
         return answers
 
     def _encode(self, kind: int, target: int, body: Any) -> bytes:
         return wire.encode(kind, self.map.cluster, self.boot, target, self.map.version, body)
 
-    def _map_frame(self, target: int) -> bytes:
-        """The whole map, packed once a version: after a change all nodes may ask at once."""
-        if self._packed_map[0] != self.map.version:
-            self._packed_map = (self.map.version, wire.pack(self.map.to_wire()))
-        header = wire.encode_header(wire.MAP, self.map.cluster, self.boot, target, self.map.version)
-        return header + self._packed_map[1]
+    def _map_frames(self, target: int, known: int) -> list[bytes]:
+        """What whoever knows map version `known` lacks, or the whole map, packed once a version: after a change all
+        nodes may ask at once."""
+        kind, bodies = wire.MAP_DELTA, self._deltas.since(known)
+        if not bodies:
+            if self._packed_map[0] != self.map.version:
+                self._packed_map = (self.map.version, wire.pack(self.map.to_wire()))
+            kind, bodies = wire.MAP, [self._packed_map[1]]
+        header = wire.encode_header(kind, self.map.cluster, self.boot, target, self.map.version)
+        return [header + body for body in bodies]
 
     # --- the map ---------------------------------------------------------------------------------------------------
 

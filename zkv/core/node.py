@@ -12,6 +12,7 @@ from typing import Final
 
 from zkv.core import wire
 from zkv.core.contact import Contact
+from zkv.core.deltas import RecentDeltas
 from zkv.core.filling import Filling
 from zkv.core.following import Following
 from zkv.core.fragments import Fragments
@@ -58,6 +59,7 @@ class Node:
         """Members that are primary of a shard backed up here."""
         self._held: dict[int, Shard] = {}
         """The shards that this node holds or learns: a map of thousands is not walked for a few that changed."""
+        self._deltas = RecentDeltas()
         self._expire_ms = 0.0
         self._pulled_ms: dict[Address, float] = {}
         self._stash: list[tuple[Address, bytes]] = []
@@ -235,19 +237,29 @@ class Node:
             self._pulled_ms.clear()
 
     def _on_map_pull(self, source: Address, header: wire.Header, frame: bytes) -> None:
-        if self.local.map.version:
-            self.local.send(source, wire.MAP, self.local.map.to_wire())
+        local = self.local
+        if not local.map.version:
+            return
+        lacking = self._deltas.since(header.map_version)
+        for packed in lacking:
+            local.send_packed(source, wire.MAP_DELTA, packed)
+        if not lacking:
+            local.send(source, wire.MAP, local.map.to_wire())
 
     def _on_map(self, source: Address, header: wire.Header, frame: bytes) -> None:
+        if header.map_version <= self.map.version and header.cluster == self.map.cluster:
+            return  # known by now: not worth reading
         self._install(ShardMap.from_wire(wire.decode_body(frame)))
 
     def _on_map_delta(self, source: Address, header: wire.Header, frame: bytes) -> None:
         delta = Delta.from_wire(wire.decode_body(frame))
-        self.contact.heard(self.contact.manager_boot, self.local.now_ms)
+        if source in (MANAGER, PUBLISH):
+            self.contact.heard(self.contact.manager_boot, self.local.now_ms)
         if delta.version <= self.map.version:
             return
         if delta.base == self.map.version and delta.cluster == self.map.cluster:
             self._install(self.map.with_changes(delta), delta.shards)
+            self._deltas.keep(delta, frame[wire.HEADER.size :], self.map)
         else:
             self._pull(MANAGER, delta.version)
 
@@ -261,6 +273,8 @@ class Node:
             return
         if len(new.shards) != local.settings.shards:
             raise Malformed("a map with another number of shards than the settings say")
+        if touched is None:
+            self._deltas.forget()
         # What was made under the old map leaves under the old map: a header vouches for the epochs of its entries.
         self.serving.flush()
         everything = range(len(new.shards))
@@ -403,10 +417,8 @@ class Node:
 
     def _lease_lacks(self, peer: int) -> bool:
         """Whether the grant of `peer` does not cover a group that it is in."""
-        return any(
-            peer in group.receivers and self.local.leases.until_ms((peer,), group.changed) <= self.local.now_ms
-            for group in self.serving.groups
-        )
+        changed = self.serving.changed_with.get(peer)
+        return changed is not None and self.local.leases.until_ms((peer,), changed) <= self.local.now_ms
 
     def _on_lease(self, source: Address, header: wire.Header, frame: bytes) -> None:
         token, committed = wire.decode_body(frame)

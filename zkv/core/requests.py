@@ -103,8 +103,9 @@ class Requests:
         held = Held(source, request, attempt, numbers, deadline_ms, writes=op in wire.WRITES)
         if local.now_ms > deadline_ms:
             local.fired["late requests"] += 1
+            was_answered = held.writes and self._was_answered(header.sender, batch, attempt)
             held.versions = [0] * len(keys)
-            held.statuses = bytearray((wire.LATE,)) * len(keys)
+            held.statuses = bytearray((wire.MAYBE if was_answered else wire.LATE,)) * len(keys)
             local.send(source, wire.REPLY, held.body(local.now_ms))
             return
         if deadline_ms - local.now_ms > 2 * local.settings.timeout_limit_ms:
@@ -184,17 +185,23 @@ class Requests:
     def _admit(self, client: int, batch: int, watermark: int, attempt: int) -> tuple[Session | None, int]:
         """The client's session, and why an operation that it does not know is not executed, or OK (SAFETY 24).
 
-        A duplicate of a try that was answered is executed no more than what was answered: its refusals were definite.
+        Of a duplicate nothing is executed: the refusals of the first were definite. Nor is any of it refused for
+        certain: the first may have done it, and wait for its commit (SAFETY 25).
         """
         sessions = self.local.sessions
         if not sessions.has_room(client):
             return None, wire.BUSY
         session = sessions.open(client, watermark, self.local.now_ms)
-        record = session.records.get(batch)
-        if record is not None and attempt <= record.attempt:
+        if self._was_answered(client, batch, attempt):
             self.local.fired["duplicate requests"] += 1
-            return session, wire.NOT_READY
+            return session, wire.MAYBE
         return session, status_of_unknown(session, batch)
+
+    def _was_answered(self, client: int, batch: int, attempt: int) -> bool:
+        """Whether a try is a duplicate of one that was looked at before, or was overtaken by a later one."""
+        session = self.local.sessions.find(client)
+        record = session.records.get(batch) if session is not None else None
+        return record is not None and attempt <= record.attempt
 
     def _choose(
         self, held: Held, header: wire.Header, record: Record | None, unknown: int, indices: Any, op: int
@@ -215,7 +222,7 @@ class Requests:
                     held.versions[position], _ = record.misses[index]
                     held.set_status(position, wire.MISSING)
                     continue
-            status = status or unknown
+            status = unknown if unknown == wire.MAYBE else status or unknown
             if status == wire.OK:
                 chosen.append(position)
             else:

@@ -54,6 +54,8 @@ class Serving:
         self.youngest_reign = 0
         self.covered_until_ms = float("-inf")
         """Until when leases cover all groups: one comparison for most requests."""
+        self.changed_with: dict[int, int] = {}
+        """peer -> newest map version that its grant has to know to cover all groups it is in."""
         self.held: dict[Held, None] = {}
         self.unleased: dict[Held, None] = {}
         """Replies that are committed but met an expired lease, or a set that became too small."""
@@ -214,9 +216,12 @@ class Serving:
         """Grants or the map changed: work out again until when the groups are covered; send what waited for that."""
         leases = self.local.leases
         until = float("inf")
+        changed_with = self.changed_with = {}
         for group in self.groups:
             group.until_ms = leases.until_ms(group.members, group.changed)
             until = min(until, group.until_ms)
+            for peer in group.receivers:
+                changed_with[peer] = max(group.changed, changed_with.get(peer, 0))
         self.covered_until_ms = until
         for held in list(self.unleased):
             if self.local.now_ms > held.deadline_ms:

@@ -13,6 +13,7 @@ instead of per operation.
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 
 from zkv.core import wire
@@ -62,13 +63,20 @@ class Record:
         picked = [row for part in self.parts for row in part.rows() if row[1] in shards]
         return SessionPart(*zip(*picked, strict=True)) if picked else None
 
-    def forget(self, shards: Container[int]) -> None:
+    def forget(self, shards: AbstractSet[int]) -> None:
         """Forget what is remembered of operations on these shards."""
-        self.misses = {index: miss for index, miss in self.misses.items() if miss[1] not in shards}
-        kept = [row for part in self.parts for row in part.rows() if row[1] not in shards]
-        if len(kept) < sum(len(part.versions) for part in self.parts):
-            self.parts = [SessionPart(*zip(*kept, strict=True))] if kept else []
-            self._found = None
+        if self.misses:
+            self.misses = {index: miss for index, miss in self.misses.items() if miss[1] not in shards}
+        if all(shards.isdisjoint(part.shards) for part in self.parts):
+            return
+        kept = []
+        for part in self.parts:
+            if shards.isdisjoint(part.shards):
+                kept.append(part)
+            elif rows := [row for row in part.rows() if row[1] not in shards]:
+                kept.append(SessionPart(*zip(*rows, strict=True)))
+        self.parts = kept
+        self._found = None
 
     def version(self, index: int) -> int | None:
         """The version that operation `index` got, or None if it was not seen."""
@@ -160,7 +168,7 @@ class Sessions:
         """Everybody who is remembered."""
         return list(self._table)
 
-    def forget(self, shards: Container[int]) -> None:
+    def forget(self, shards: AbstractSet[int]) -> None:
         """Forget what became of operations on these shards: their copy here is cleared (SAFETY 20).
 
         Otherwise a retry could find a write that the others never had. Watermarks stay: they only ever refuse.

@@ -13,8 +13,7 @@ Theory of operation. A shard's epoch changes and this node is its primary, newly
 4. *Activate*: all have acknowledged. Everything reconciled is committed now, whatever its number.
 
 A further epoch change starts over. This is view change in the sense of Viewstamped Replication Revisited (Liskov &
-Cowling,
-2012), with the manager's map in the place of the vote.
+Cowling, 2012), with the manager's map in the place of the vote.
 """
 
 from __future__ import annotations

@@ -373,6 +373,18 @@ def rule_24_any_miss_counts(patch: Patch) -> None:
 
 
 @plant
+def rule_25_duplicates_denied(patch: Patch) -> None:
+    """A duplicate of a write that waits for its commit is refused for certain."""
+    former = patch.set(Requests, "_admit", None)
+
+    def admit(self: Requests, *rest: Any) -> Any:
+        session, status = former(self, *rest)
+        return session, wire.NOT_READY if status == wire.MAYBE else status
+
+    patch.set(Requests, "_admit", admit)
+
+
+@plant
 def rule_25_timeouts_reported_as_not_done(patch: Patch) -> None:
     """A client says that a write was not done when it only was not answered."""
     patch.set(ClientCore, "_in_doubt", lambda self, call: False)
