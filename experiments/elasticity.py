@@ -19,7 +19,7 @@ from typing import Any
 import click
 from load import Load, percentile
 from record import record
-from recovery import Meter, preload, until_healthy
+from recovery import LOOK_S, Meter, preload, until_healthy
 
 from zkv import LocalCluster
 from zkv.net.admin import AdminLink
@@ -57,7 +57,7 @@ def trial(keys: int, pace_s: float) -> list[dict[str, Any]]:
             sent = -meter.total()[0]
             cluster.drain("server1", wait=False)
             while any(node["name"] == "server1" for node in meter.read(link)["nodes"]):
-                time.sleep(0.05)
+                time.sleep(LOOK_S)
             end_s = time.monotonic()
             time.sleep(QUIET_S)
             meter.read(link)

@@ -28,6 +28,8 @@ from zkv.net.admin import AdminLink
 QUIET_S = 5.0
 """Load before the fault, and after the healing."""
 STEP = 8192
+LOOK_S = 0.1
+"""Interval of asking the manager, who shares the machine."""
 
 
 def preload(cluster: LocalCluster, keys: int, value_bytes: int) -> None:
@@ -62,7 +64,7 @@ def until_healthy(link: AdminLink, meter: Meter, changed_from: int) -> float:
         status = meter.read(link)
         if status["health"] == "healthy" and status["map_version"] > changed_from and not status["moving"]["shards"]:
             return time.monotonic()
-        time.sleep(0.02)
+        time.sleep(LOOK_S)
     raise TimeoutError(f"not healed: {status}")
 
 

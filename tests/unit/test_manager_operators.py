@@ -11,6 +11,10 @@ import pytest
 from tests.unit.manager_world import World, boot_of, told
 from zkv.core import wire
 from zkv.core.load import Load
+from zkv.core.steering import LEISURE_BEATS
+
+AT_LEISURE_MS = 100 * LEISURE_BEATS
+"""In this time shards that have all their copies change once."""
 
 
 def leads(world: World) -> Counter[str]:
@@ -160,13 +164,13 @@ def test_the_file_says_where_shards_are_from_the_first_map_on() -> None:
 def test_new_holders_are_filled_before_old_ones_go() -> None:
     world = World("ABC", shards=1, layout=layout({"0": "A B"}))
     world.layout = layout({"0": "C B"})
-    world.run(100)
+    world.run(AT_LEISURE_MS)
     assert world.map() == ["epoch 2 on A B, teaches C"]
     world.active("A")
     world.run(1000)
     assert world.map() == ["epoch 2 on A B, teaches C"]
     world.fill("A")
-    world.run(100)
+    world.run(AT_LEISURE_MS)
     assert world.map() == ["epoch 3 on C B, waits for A"]
 
 

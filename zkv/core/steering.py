@@ -27,6 +27,9 @@ from zkv.core.shardmap import UP, Member, Shard, ShardMap
 MOVES_AT_LEAST: Final = 8
 MOVES_PART: Final = 16
 """One shard in so many may be under way for the sake of balance at once."""
+LEISURE_BEATS: Final = 3
+"""Shards that have all their copies change at every third heartbeat at most. Each change of the map makes what is under
+way wait for some milliseconds, whatever it changes: so that is less than one call in a hundred."""
 
 
 class Changes(NamedTuple):
@@ -74,6 +77,7 @@ class Steering:
         self._basis: object = None
         self._shunned: AbstractSet[int] = frozenset()
         self._open: set[int] = set()
+        self._beats = 0
 
     def wanted(self, shard: int) -> int:
         """How many copies a shard is to have."""
@@ -129,9 +133,11 @@ class Steering:
         return tuple(sorted(holding, key=self._shunned.__contains__)) if self._shunned else holding
 
     def steps(self, world: World) -> Changes:
-        """The shards that change now. Call `aim` before."""
+        """The shards that change now; called once a heartbeat. Call `aim` before."""
         map = world.map
         changes = Changes({}, Counter(), defaultdict(list), set())
+        self._beats += 1
+        leisure = self._beats % LEISURE_BEATS == 0
         up = {boot for boot, member in world.members.items() if member.state == UP}
         limit = max(MOVES_AT_LEAST, len(map.shards) // MOVES_PART)
         shards, active = map.shards, world.active
@@ -144,7 +150,8 @@ class Steering:
                 elif shard.withheld:
                     self._open.discard(number)
                 continue
-            if active[number] != shard.epoch or not up.issuperset(shard.replicas):
+            whole = len(shard.replicas) >= self.wanted(number)
+            if (whole and not leisure) or active[number] != shard.epoch or not up.issuperset(shard.replicas):
                 continue
             filled = world.filled.get(number, frozenset())
             step = next_step(shard, target, self.wanted(number), filled, world.guests)
@@ -157,7 +164,7 @@ class Steering:
                     continue
                 under_way += 1
             changes.kinds[step.kind] += 1
-            if len(shard.replicas) >= self.wanted(number):
+            if whole:
                 changes.graceful.add(number)
             for boot in step.replicas:
                 if boot in shard.learners:
