@@ -30,10 +30,15 @@ traces: $(STAMP) ## Print the four traces: each command and what came back
 prove: $(STAMP) ## Simulate many more seeds than the tests do (SEEDS=5000 JOBS=2)
 	@$(PY) -m zkv.sim --first-seed 100000 --seeds $(SEEDS) --jobs $(JOBS)
 
-bench: $(STAMP) ## Measure throughput and interruptions, write results/
+bench: $(STAMP) ## Run every experiment, write results/ (about half an hour)
 	@$(PY) experiments/throughput.py
 	@$(PY) experiments/failover.py
 	@$(PY) experiments/false_alarm.py
+	@$(PY) experiments/recovery.py
+	@$(PY) experiments/respawn.py
+	@$(PY) experiments/elasticity.py
+	@$(PY) experiments/planning.py
+	@$(PY) experiments/large.py
 
 lint: $(STAMP) ## Run ruff and mypy
 	@$(PY) -m ruff check .

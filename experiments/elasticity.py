@@ -4,6 +4,7 @@ A cluster of 5 nodes with 3 copies and some data; four client processes, half re
 one is drained. For each step: how long it took, the longest stall of any call and the p99 beside those of quiet, and
 the entries sent against the least that could be (what the newcomers hold in the end; what the drained node held).
 
+\b
     python experiments/elasticity.py
     python experiments/elasticity.py --keys 20000 --trials 1
 

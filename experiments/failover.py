@@ -6,6 +6,7 @@ shards. A trial's interruption is the longest time between two acknowledged writ
 of
 an equally long trial without a fault.
 
+\b
     python experiments/failover.py
     python experiments/failover.py --kills 5 --stops 2
 

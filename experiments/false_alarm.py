@@ -3,6 +3,7 @@
 A cluster of five under load, while other processes keep every core saturated; at the end the map must be the one of
 the beginning: no member was ever given up, no primary replaced.
 
+\b
     python experiments/false_alarm.py
     python experiments/false_alarm.py --seconds 30 --burners 8
 

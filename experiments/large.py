@@ -5,6 +5,7 @@ own); nothing is measured in the time of this machine. The data is put into the 
 holders of a shard, as if it had been written. Then a node is killed; then a node joins; then one is drained. Each time
 the virtual time until the cluster is whole and at rest again, and the entries sent against the least that could be.
 
+\b
     python experiments/large.py
     python experiments/large.py --nodes 50 --shards 1024 --keys 50000
 """

@@ -5,6 +5,7 @@ at once; with equal nodes, and with five zones and three weights. The median of 
 makes, the least that any plan must (what is missing; what a newcomer lacks), and how far the nodes are from their
 shares.
 
+\b
     python experiments/planning.py
     python experiments/planning.py --nodes 100 --shards 4096 --runs 3
 """

@@ -5,6 +5,7 @@ read and write without pause; one node is killed; the clock stops when the manag
 every shard has its three copies. Beside the time stand the p99 of all calls before, during and after, and the entries
 sent against the least that could be: what the dead node held.
 
+\b
     python experiments/recovery.py
     python experiments/recovery.py --keys 100000 --trials 1
 

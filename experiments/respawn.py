@@ -4,6 +4,7 @@
 the cluster reports itself healed; each is replaced by a new one. In the end every acknowledged write is read back and
 every shard has three copies.
 
+\b
     python experiments/respawn.py
 
 Exit status 1 if a write was lost, a call failed, or the cluster did not heal.

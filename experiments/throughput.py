@@ -3,6 +3,7 @@
 Seven nodes on this machine, 1, 3 and 5 replicas, 200,000 operations of which half are writes, in alternating calls of
 `--step` keys. Runs are interleaved over the replica counts, and the median counts: the machines are noisy.
 
+\b
     python experiments/throughput.py
     python experiments/throughput.py --replicas 3 --runs 5
 """

@@ -1,5 +1,6 @@
 """`python -m zkv.sim`: run seeds, print what they found.
 
+\b
     python -m zkv.sim --seed 7                                   one seed, with its story if it fails
     python -m zkv.sim --first-seed 1 --seeds 300 --jobs 2        many, a summary as the last line
     python -m zkv.sim --plant rule-15-no-wait --seeds 200        with a planted bug, which must be caught
