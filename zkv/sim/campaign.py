@@ -49,8 +49,8 @@ class Campaign:
             min_in_sync=rng.choice((1, 1, 1, min(2, replicas))),
         )
         self.world = world_class(seed, settings)
-        if rng.random() < 0.4:
-            self.world.make_restless(rng.choice((0.005, 0.02, 0.1)), rng.choice((0.0, 0.02, 0.1)))
+        if rng.random() < 0.5:
+            self.world.make_restless(rng.choice((0.005, 0.02, 0.1)), rng.choice((0.0, 0.05, 0.2)))
         self.world.supervised = rng.random() < 0.7
         self.world.network.drop = rng.choice((0.0, 0.0, 0.002, 0.02))
         self.world.network.duplicate = rng.choice((0.0, 0.005, 0.02))
@@ -142,7 +142,7 @@ class Campaign:
             self._slow, self._manager, self._manager_pause, self._client_pause, self._restart, self._depose,
             self._depose,
             self._deafen, self._quarrel, self._strike_fill, self._strike_fill, self._join, self._drain,
-            self._rebalance, self._lose_everything,
+            self._rebalance, self._lose_everything, self._dismiss,
         ]  # fmt: skip
         self.rng.choice(faults)()
         self.world.clockwork.after(self.rng.expovariate(1 / self.fault_ms), self._fault)
@@ -280,6 +280,18 @@ class Campaign:
         both = self.rng.random() < 0.6
         links = [(pid, other) for other in others] + ([(other, pid) for other in others] if both else [])
         self._sever(links, self.rng.choice((300.0, 900.0, 2000.0)))
+
+    def _dismiss(self) -> None:
+        """A backup is dropped from its sets just when it can hear clients, and nobody else."""
+        world = self.world
+        process = world.nodes[self._some_node()]
+        if not world.manager.alive or not process.alive or world.disk is None:
+            return
+        others = [pid for pid in self._pids() if pid != process.pid and not pid.startswith("client")]
+        links = [(process.pid, other) for other in others] + [(other, process.pid) for other in others]
+        self._sever(links, self.rng.choice((300.0, 900.0)))
+        world.manager.core.dismissed = process.core.boot
+        world.fired["backups dismissed"] += 1
 
     def _reset(self) -> None:
         for _ in range(3):

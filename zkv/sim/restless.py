@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from zkv.core import client, filling, fragments, node, streams
+from zkv.core import client, filling, fragments, node, steering, streams
 from zkv.core.manager import Manager
 from zkv.core.reconfigure import wait_list
 from zkv.core.roster import Verdict
@@ -23,18 +23,25 @@ WITHHELD: Final = 0.03
 
 
 class RestlessManager(Manager):
-    """Makes legal epoch changes at random: rotates primaries, drops members."""
+    """Makes legal epoch changes at random: rotates primaries, drops members; or drops one when told to."""
 
     restlessness = 0.0
     """Probability of a change in one step."""
     drops = 0.0
     """Probability that a change of a shard drops a member."""
+    dismissed: int | None = None
+    """A member that is dropped from every set in which it is a backup, as soon as nothing else changes."""
 
     def _next_delta(self, verdict: Verdict) -> Delta | None:
         delta = super()._next_delta(verdict)
         old = self.map
-        if delta is not None or not self.restlessness or not old.version or self._outdated:
+        if delta is not None or not old.version or self._outdated:
             return delta
+        if self.dismissed is not None:
+            dismissed, self.dismissed = self.dismissed, None
+            return self._without(dismissed)
+        if not self.restlessness:
+            return None
         if not hasattr(self, "_whims"):
             self._whims = random.Random(self.boot)
         if self._whims.random() >= self.restlessness:
@@ -61,6 +68,17 @@ class RestlessManager(Manager):
             changed[number] = Shard(shard.epoch + 1, version, tuple(replicas), *rest)
         return Delta(old.cluster, old.version, version, changed) if changed else None
 
+    def _without(self, dismissed: int) -> Delta | None:
+        old, version = self.map, self.map.version + 1
+        changed = {}
+        for number, shard in enumerate(old.shards):
+            whole = all(old.members[boot].state == UP for boot in shard.replicas)
+            if dismissed in shard.replicas[1:] and whole and not shard.withheld:
+                replicas = [boot for boot in shard.replicas if boot != dismissed]
+                wait = wait_list(shard, replicas, old.members, self._active[number] == shard.epoch)
+                changed[number] = Shard(shard.epoch + 1, version, tuple(replicas), (), wait, shard.born)
+        return Delta(old.cluster, old.version, version, changed) if changed else None
+
 
 @contextmanager
 def limits(rng: random.Random) -> Iterator[None]:
@@ -74,6 +92,7 @@ def limits(rng: random.Random) -> Iterator[None]:
         (filling, "CHUNK_ENTRIES", rng.choice((1, 2, 512))),
         (filling, "CHUNK_CLIENTS", rng.choice((1, 256))),
         (filling, "WINDOW_CHUNKS", rng.choice((1, 4))),
+        (steering, "LEISURE_BEATS", rng.choice((1, 3))),
     ]
     former = [(module, name, getattr(module, name)) for module, name, _ in chosen]
     for module, name, value in chosen:
