@@ -69,7 +69,8 @@ class Manager:
         self.boot = boot
         self.resets = stored.resets if stored else 0
         self.log = EventLog(stored.events if stored else ())
-        self.log.add("manager", f"the manager starts with map {self.map.version}", boot=f"{boot:016x}")
+        self._is_new = True
+        """Whether it has not taken a step yet."""
         self._endpoints = (heartbeat_endpoint, map_endpoint)
         self._create = None if stored else Stored(cluster, settings, self.map)
         self.roster = Roster(self.settings, self.map, self.log, now_ms)
@@ -122,6 +123,9 @@ class Manager:
         self._replies = []
         self._now_ms = now_ms
         self.log.wall_ms = wall_ms
+        if self._is_new:
+            self._is_new = False
+            self.log.add("manager", f"the manager starts with map {self.map.version}", boot=f"{self.boot:016x}")
         roster.tick(now_ms)
         for boot, refused in probes:
             if refused:
