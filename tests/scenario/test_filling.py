@@ -373,3 +373,33 @@ def test_a_value_longer_than_a_chunk_travels_by_itself() -> None:
     bench.change(s="PB+L")
     assert filled(bench)
     assert entries(bench, "L") == entries(bench, "P")
+
+
+def test_rule_20_a_shard_that_leaves_a_fill_and_comes_back_is_sent_again() -> None:
+    """Its learner has cleared it, and the other shard of the group keeps the fill alive meanwhile."""
+    bench = Bench(s="PB", t="PB", others="L")
+    bench.put("P", [S, S2, S3, T], ["one", "two", "three", "t1"])
+    long = bench.drop("L", "P", "GRANT")  # without a grant no learner joins: so the fill of t takes long
+    bench.change(s="PB+L", t="PB+L")
+    bench.advance(300)
+    assert entries(bench, "L") == entries(bench, "P")
+    bench.change(s="PB")
+    bench.advance(50)
+    assert entries(bench, "L") == {}
+    bench.change(s="PB+L")
+    bench.heal(long)
+    assert filled(bench)
+    assert entries(bench, "L") == entries(bench, "P")
+
+
+def test_rule_23_sessions_of_one_client_travel_in_pieces() -> None:
+    """A client with thousands of operations must not make a turn as long as a lease."""
+    bench = Bench(s="PB", t="BP", others="L")
+    writes = [bench.put("P", S, f"v{number}", client="x") for number in range(20)]
+    bench.change(s="PB+L")
+    assert filled(bench)
+    pieces = bench.node("P").local.fired["chunks sent"]
+    assert pieces >= 20, "one remembered operation a piece, as CHUNK_ENTRIES is 1"
+    bench.change(s="LPB")
+    bench.advance(50)
+    assert [bench.again(write, "L").version for write in writes] == [write.version for write in writes]

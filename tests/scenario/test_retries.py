@@ -5,8 +5,10 @@ The client's half is in tests/unit/test_client_core.py.
 
 from __future__ import annotations
 
+import pytest
+
 from tests.scenario.bench import S2, S3, Bench, S, T
-from zkv.core import wire
+from zkv.core import sessions, wire
 
 # --- rule 24: identity -----------------------------------------------------------------------------------------------
 
@@ -240,3 +242,12 @@ def test_rule_26_deadlines_are_told_in_the_nodes_clock() -> None:
     assert call.failure.unknown
     bench.heal(requests)
     assert bench.held_by("P", S) is None
+
+
+def test_rule_25_a_refusal_that_nobody_remembers_is_not_definite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "RECORDS_LIMIT", 2)
+    bench = Bench(s="PB", t="PB")
+    assert [bench.put("P", key, "one").status for key in (S, S2)] == ["OK", "OK"]
+    assert bench.put("P", S3, "one").status == "MAYBE", "there may be room for its duplicate"
+    monkeypatch.setattr(sessions, "SESSIONS_LIMIT", 1)
+    assert bench.put("P", S3, "one", client="y").status == "MAYBE"

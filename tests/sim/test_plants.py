@@ -48,6 +48,9 @@ DIRECTED = {
     "rule-20-fills-onto-what-is-there": "test_filling.test_rule_20_a_fill_starts_from_empty_and_anew_at_every_epoch",
     "rule-20-sessions-kept": "test_filling.test_rule_20_what_a_dropped_member_alone_had_does_not_come_back",
     "rule-20-tails-kept": "test_filling.test_rule_20_a_tail_from_a_former_membership_is_not_offered",
+    "rule-20-shards-that-left-count-as-sent": (
+        "test_filling.test_rule_20_a_shard_that_leaves_a_fill_and_comes_back_is_sent_again"
+    ),
     "rule-20-tombstones-dropped-while-filling": "test_filling.test_rule_20_no_tombstone_goes_while_a_learner_fills",
     "rule-21-chunks-overwrite-newer": (
         "test_filling.test_rule_21_a_chunk_that_was_made_before_a_write_and_comes_after_it"

@@ -372,3 +372,17 @@ def test_a_story_in_full() -> None:
     """)
     kinds = [event.kind for event in world.events]
     assert kinds[-4:] == ["death", "takeover", "fill", "healed"]
+
+
+def test_a_shard_that_is_put_back_keeps_all_its_copies_until_others_are_made() -> None:
+    world = World("ABCD", working=True, replicas=3, layout=layout({"0": "A B C", "1": "A B C"}, "A B C D"))
+    world.rest()
+    world.layout = layout({"0": "", "1": "A B C"}, "A B C D")
+    world.rest()
+    world.filling = False
+    world.layout = layout({"0": "C D", "1": "A B C"}, "A B C D")
+    world.run(1500)
+    assert world.map()[0] == "epoch 4 on C A B, teaches D"
+    world.filling = True
+    world.rest()
+    assert world.map()[0].partition(",")[0] == "epoch 5 on C D"

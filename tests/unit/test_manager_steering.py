@@ -284,3 +284,75 @@ def _absent(world: World, name: str) -> None:
     world.speaking.discard(name)
     world.run(2000)
     world.speaking.add(name)
+
+
+def test_nobody_leaves_for_the_sake_of_a_suspect() -> None:
+    """SAFETY 31 holds for moves, too: the learner was filled, and died before it was promoted."""
+    world = World("ABC", working=True, replicas=1, shards=1)
+    world.rest()
+    owner = world.names[world.manager.map.shards[0].primary]
+    world.filling = False
+    world.admin("drain", name=owner)
+    world.run(1500)
+    shard = world.manager.map.shards[0]
+    (learner,) = shard.learners
+    world.speaking.discard(world.names[learner])
+    world.run(450)
+    assert world.told("suspect")
+    world.ask(wire.FILLED, owner, [learner, wire.pack_u64([0]), wire.pack_u64([shard.epoch])])
+    world.filling = True
+    for _ in range(40):
+        world.run(50)
+        assert boot_of(owner) in world.manager.map.shards[0].replicas or world.names[learner] in world.speaking
+        if learner not in world.manager.map.shards[0].learners:
+            break
+    world.proof(world.names[learner])
+    world.rest()
+    assert not world.told("lost")
+    assert world.manager.status()["health"] == "healthy"
+
+
+def test_lost_shards_do_not_hold_up_the_moves_of_others() -> None:
+    world = World("ABCD", working=True, replicas=1, shards=64)
+    world.rest()
+    world.speaking.discard("A")
+    world.run(6000)
+    assert world.told("lost")
+    world.start_manager(2)  # nobody will report the lost ones active
+    for name in "BCD":
+        world.join(name)
+    world.admin("drain", name="B")
+    world.rest()
+    assert boot_of("B") not in world.manager.map.members
+
+
+def test_who_is_filled_survives_the_manager() -> None:
+    """SAFETY 22, 33: the report was acknowledged, and may be all that is left of the shard."""
+    world = World("ABC", working=True, replicas=1, shards=1, on_loss="reset", loss_grace_s=1.0)
+    world.rest()
+    owner = world.names[world.manager.map.shards[0].primary]
+    world.filling = False
+    world.admin("drain", name=owner)
+    world.run(1500)
+    (learner,) = world.manager.map.shards[0].learners
+    world.working = False
+    world.active(owner)
+    world.fill(owner)
+    world.speaking.discard(owner)
+    world.start_manager(2)
+    world.proof(owner)
+    world.run(3000)
+    assert world.manager.map.shards[0].replicas == (learner,)
+    assert not world.told("reset")
+
+
+def test_a_boot_that_has_left_the_table_is_not_taken_back() -> None:
+    """SAFETY 2, 7: its peers have forgotten their streams to it, and it has not."""
+    world = World("ABCD", working=True, replicas=2, shards=4)
+    world.rest()
+    world.admin("drain", name="D")
+    world.rest()
+    world.start_manager(2)
+    body = {"name": "D", "endpoint": "tcp://D:1", "bound": True}
+    assert world.ask(wire.JOIN, "D", {**body, "member": True})[0][0] == wire.REFUSED
+    assert boot_of("D") not in world.manager.map.members

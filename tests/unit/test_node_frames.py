@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.scenario.bench import S2, Bench, S, T
 from tests.scenario.parts import CLUSTER, LOW, Frame
 from tests.unit.frames import BODIES
-from zkv.core import wire
+from zkv.core import node, wire
 from zkv.core.shardmap import shard_of
 
 KINDS = sorted(wire.KIND_NAMES)
@@ -162,3 +162,39 @@ def test_a_refused_request_is_told_by_its_number() -> None:
     assert ask.status == "REFUSED"
     assert bench.put("P", S2, None).status == "REFUSED"
     assert bench.put("P", [S2, S], ["one"]).status == "REFUSED"
+
+
+@pytest.mark.parametrize(
+    ("position", "rows"),
+    [
+        ("x", []),
+        (2**50, []),
+        (3 << 60, []),
+        (2**50, [[2**50, ["a"], "v", 1, 1, 1]]),
+        (2**50, [[2**50, "a", "v", 1, 1, "x"]]),
+        (2**50, [[2**50 - 1, "a", "v", 1, 1, 1]]),
+        (2**50, [[2**50, "a", "v", 1, 1, 1], [2**50, "a", "v", 1, 1, 1]]),
+    ],
+)
+def test_a_tail_that_cannot_be_is_dropped(position: Any, rows: list[Any]) -> None:
+    bench = Bench(s="PB", t="PB")
+    silent = bench.drop("B", "P", "TAILS")
+    bench.change(s="PB")
+    data = wire.encode(wire.TAILS, CLUSTER, bench.boot("B"), bench.boot("P"), 2, [[0, 2, position, rows]])
+    bench.replay(Frame("B", "P", b"B", data))
+    bench.heal(silent)
+    bench.advance(100)
+    check_health(bench)
+
+
+def test_frames_under_a_map_that_never_comes_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "STASH_BYTES", 1000)
+    bench = Bench(s="PB", t="PB")
+    stash = bench.node("P")._stash
+    for _ in range(20):
+        bench.put("P", S, "x" * 100, routed_by=2**40)
+    assert 1 <= len(stash) < 10
+    bench.advance(node.STASH_MS)
+    bench.put("P", S, "x", routed_by=2**40)
+    assert len(stash) == 1
+    check_health(bench)

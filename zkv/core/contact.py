@@ -70,7 +70,7 @@ class Contact:
         outside = not self._joined or member is None
         if (lost or outside) and now_ms - self._join_ms >= JOIN_MS:
             self._join_ms = now_ms
-            local.send(MANAGER, wire.JOIN, self.about)
+            local.send(MANAGER, wire.JOIN, {**self.about, "member": self._was_member})
             if lost and self._joined:
                 self.subscription += 1
                 self._beacon_ms = now_ms - BEACON_LOST_MS / 2
@@ -104,6 +104,9 @@ class Contact:
 
     def refused(self, code: int, text: str, now_ms: float) -> None:
         """The manager does not let us in. A name may be free again in a moment, when a death is noticed."""
+        if self._draining and code == wire.WRONG_BOOT:
+            self.released = True  # it let us go, and we did not hear of it
+            return
         if self._refused_ms is None:
             self._refused_ms = now_ms
         if code != wire.BAD_REQUEST or now_ms - self._refused_ms >= REFUSED_MS:

@@ -8,7 +8,7 @@ know.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from zkv.core.settings import ClusterSettings
@@ -43,15 +43,20 @@ class Stored:
     """Shards that were re-created empty since the formation."""
     events: tuple[Event, ...] = ()
     """The newest ones, oldest first, as far as the host keeps them."""
+    filled: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    """By shard, the learners reported filled under its present epoch (SAFETY 22)."""
 
 
 class Persist(NamedTuple):
-    """Make this durable before anything behind it: a new cluster, a change of the map, the operator's placement."""
+    """Make this durable before anything behind it: a new cluster, a change of the map, the operator's placement, and
+    who was reported filled."""
 
     delta: Delta | None
     created: Stored | None = None
     layout: str | None = None
     """None: it stays what it was."""
+    filled: Mapping[int, frozenset[int]] = {}
+    """By shard, learners reported filled under the epoch that it has after `delta`: they are added."""
 
 
 def applied(stored: Stored | None, persist: Persist) -> Stored:
@@ -67,7 +72,12 @@ def applied(stored: Stored | None, persist: Persist) -> Stored:
     if persist.delta is not None:
         before = stored.map
         resets = resets_in(before, persist.delta)
-        stored = replace(stored, map=before.with_changes(persist.delta), resets=stored.resets + resets)
+        kept = {number: boots for number, boots in stored.filled.items() if number not in persist.delta.shards}
+        after = before.with_changes(persist.delta)
+        stored = replace(stored, map=after, resets=stored.resets + resets, filled=kept)
+    if persist.filled:
+        more = {number: boots | stored.filled.get(number, frozenset()) for number, boots in persist.filled.items()}
+        stored = replace(stored, filled={**stored.filled, **more})
     return stored
 
 

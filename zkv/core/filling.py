@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from itertools import islice
 from typing import Any, Final
 
@@ -31,15 +32,14 @@ from zkv.core import wire
 from zkv.core.groups import Group
 from zkv.core.local import MANAGER, Local
 from zkv.core.serving import FILL_PART, SESSIONS_PART, Serving
-from zkv.core.sessions import Session
 from zkv.core.store import size_of
 
 CHUNK_BYTES: Final = 64 * 1024
 """Keys and values of a chunk, unless one entry alone is longer."""
 CHUNK_ENTRIES: Final = 512
+"""Entries of a chunk, or operations that sessions remember, looked at for it."""
 BUSY_CHUNK_PART: Final = 4
 """While clients keep the node busy a chunk is this part of the usual: everybody waits while one is made or taken."""
-CHUNK_CLIENTS: Final = 256
 WINDOW_CHUNKS: Final = 4
 """Chunks to one learner that may be unacknowledged."""
 ENTRY_BYTES: Final = 16
@@ -64,7 +64,7 @@ class Fill:
     """One learner of one group, on its way to being in sync."""
 
     __slots__ = (
-        "all_sent", "group", "joined", "keys", "last_seq", "learner", "left_keys", "outstanding", "reported", "rows",
+        "all_sent", "group", "joined", "keys", "last_seq", "learner", "left_keys", "outstanding", "pieces", "reported",
         "sent", "shard", "shards",
     )  # fmt: skip
 
@@ -75,8 +75,8 @@ class Fill:
         """Shards that are sent, or being sent."""
         self.shards: deque[int] = deque()
         """Those of this round still to come."""
-        self.rows: Iterator[int] = iter(())
-        """Clients whose sessions are still to be sent, for the shards of this round."""
+        self.pieces: Iterator[tuple[list[Any], int]] = iter(())
+        """What is still to be sent of sessions, for the shards of this round; see `_pieces`."""
         self.shard = -1
         """The one being sent, with what is left of its keys."""
         self.keys: Iterator[Any] = iter(())
@@ -90,6 +90,13 @@ class Fill:
         """The newest batch that the learner must have: the last chunk, or that with the shards' activation."""
         self.joined = False
         self.reported = False
+
+    def leave(self, shards: AbstractSet[int]) -> None:
+        """Forget that these were sent: should they come back they are sent again, from the start."""
+        self.sent -= shards
+        self.shards = deque(shard for shard in self.shards if shard not in shards)
+        if self.shard in shards:
+            self.shard, self.keys = -1, iter(())
 
 
 class Filling:
@@ -201,7 +208,7 @@ class Filling:
             fill.all_sent = False
             fill.sent.update(fresh)
             fill.shards.extend(fresh)
-            fill.rows = iter(self.local.sessions.clients())
+            fill.pieces = self._pieces(fill)
             fill.shard = -1
             fill.left_keys = sum(len(self.local.store.tables[shard]) for shard in fresh)
             return True
@@ -210,17 +217,42 @@ class Filling:
         return True
 
     def _session_rows(self, fill: Fill) -> bytes | None:
-        """Clients as they are remembered now: for each, watermark and records are of the same moment."""
+        """Clients as they are remembered now: in each row watermark and records are of the same moment."""
         rows = []
-        for client in islice(fill.rows, CHUNK_CLIENTS):
-            session = self.local.sessions.find(client)
-            if session is not None:
-                rows.append([client, session.watermark, _records(session, fill.group.shards)])
+        looked, part = 0, BUSY_CHUNK_PART if self._is_busy else 1
+        for row, cost in fill.pieces:
+            rows.append(row)
+            looked += cost
+            if looked * part >= CHUNK_ENTRIES:
+                break
         if not rows:
             return None
         shards = sorted(fill.group.shards)
         epochs = [self.local.map.shards[shard].epoch for shard in shards]
         return wire.pack([[SESSIONS_PART, wire.pack_u64(shards), wire.pack_u64(epochs), rows]])
+
+    def _pieces(self, fill: Fill) -> Iterator[tuple[list[Any], int]]:
+        """What is remembered of each client, as it is when a piece is taken: ([client, watermark, records], how many
+        operations were looked at). One client may remember many thousands: a piece ends with the record in which
+        `CHUNK_ENTRIES` are reached. Records that come while pieces are taken reach the learner by its subscription."""
+        for client in self.local.sessions.clients():
+            session = self.local.sessions.find(client)
+            if session is None:
+                continue
+            records: list[list[Any]] = []
+            looked = 1
+            for batch in list(session.records):
+                record = session.records.get(batch)
+                if record is None:
+                    continue  # below the watermark by now
+                looked += len(record)
+                part = record.of_shards(fill.group.shards)
+                if part is not None:
+                    records.append([batch, *map(wire.pack_u64, (part.indices or (), part.shards, part.versions))])
+                if looked >= CHUNK_ENTRIES:
+                    yield [client, session.watermark, records], looked
+                    records, looked = [], 1
+            yield [client, session.watermark, records], looked
 
     def _entries(self, fill: Fill) -> bytes | None:
         """The next entries of the shard that is being sent, as they are now."""
@@ -302,20 +334,15 @@ class Filling:
                 self._report(fill)
 
     def abandon(self, shards: Iterable[int]) -> None:
-        """The epoch of these shards changed: reports of the former one say nothing any more."""
+        """The epoch of these shards changed: what was sent and reported under the former one says nothing any more.
+
+        A shard may come back to a group that others kept alive, and its learner has cleared it meanwhile (SAFETY 20).
+        """
         gone = set(shards)
+        for fill in self.fills.values():
+            fill.leave(gone)
         for learner, reports in list(self._unreported.items()):
             for shard in gone.intersection(reports):
                 del reports[shard]
             if not reports:
                 del self._unreported[learner]
-
-
-def _records(session: Session, shards: set[int]) -> list[list[Any]]:
-    """What a session holds of these shards, for the wire."""
-    rows = []
-    for batch, record in session.records.items():
-        part = record.of_shards(shards)
-        if part is not None:
-            rows.append([batch, *map(wire.pack_u64, (part.indices or (), part.shards, part.versions))])
-    return rows

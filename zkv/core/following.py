@@ -2,8 +2,7 @@
 17).
 
 A batch made under the very map that we have needs no look at its entries: the sender is a correct member, and both
-sides
-know the same epochs. Only around a change of the map is each entry compared with its shard's epoch.
+sides know the same epochs. Only around a change of the map is each entry compared with its shard's epoch.
 """
 
 from __future__ import annotations
@@ -49,6 +48,16 @@ class Following:
         if not self._in_order(stream, seq):
             local.fired["batches out of order"] += 1
             return
+        try:
+            self._take(stream, header, seq, frame)
+        except wire.UNPARSABLE:
+            stream.received = seq - 1  # not acknowledged: nobody may count on it
+            raise
+        self.release(header, committed)
+
+    def _take(self, stream: InStream, header: wire.Header, seq: int, frame: bytes) -> None:
+        """What the next batch of a stream says."""
+        local = self.local
         self.forget_refusals(stream, header.map_version)
         parts: list[Part] = []
         for item in wire.decode_body(frame, wire.HEADER.size + wire.STREAM.size):
@@ -69,7 +78,6 @@ class Following:
                 self._take_sessions(stream, header.sender, seq, item)
         if parts:
             local.tails.keep(header.sender, seq, parts)
-        self.release(header, committed)
 
     def _in_order(self, stream: InStream, seq: int) -> bool:
         """Refuse gaps and duplicates (SAFETY 7)."""

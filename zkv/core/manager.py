@@ -81,8 +81,12 @@ class Manager:
         self._progress = Progress(self.log)
         self._active = [0] * len(self.map.shards)
         """By shard, the newest epoch whose primary reported its activation."""
-        self.filled: defaultdict[int, set[int]] = defaultdict(set)
-        """By shard, the learners reported filled under its present epoch (SAFETY 22)."""
+        known = {number: set(boots) for number, boots in stored.filled.items()} if stored else {}
+        self.filled: defaultdict[int, set[int]] = defaultdict(set, known)
+        """By shard, the learners reported filled under its present epoch (SAFETY 22). Durable before it is
+        acknowledged: a reset may depend on it (SAFETY 33)."""
+        self._newly_filled: defaultdict[int, set[int]] = defaultdict(set)
+        """Those reported in this step."""
         self._moved = Moved(self.settings.dead_ms)
         self._postponed = False
         """Whether a change waits for a suspect to be heard or given up."""
@@ -148,8 +152,11 @@ class Manager:
             effects.append(Persist(None, self._create))
             self._create = None
         delta = self._next_delta(verdict)
-        if delta is not None or text is not None:
-            effects.append(Persist(delta, layout=text))
+        changed = delta.shards if delta is not None else {}
+        filled = {number: frozenset(boots) for number, boots in self._newly_filled.items() if number not in changed}
+        self._newly_filled.clear()
+        if delta is not None or text is not None or filled:
+            effects.append(Persist(delta, layout=text, filled=filled))
         if delta is not None:
             self._adopt(delta)
         if self._beat:
@@ -297,8 +304,10 @@ class Manager:
             if number >= len(shards):
                 continue
             shard = shards[number]
-            if shard.epoch == epoch and shard.primary == boot and learner in shard.learners:
+            fits = shard.epoch == epoch and shard.primary == boot and learner in shard.learners
+            if fits and learner not in self.filled[number]:
                 self.filled[number].add(learner)
+                self._newly_filled[number].add(learner)
 
     def _administer(self, body: Any) -> list[Any]:
         """An operator's wish: the body of ADMIN_REPLY."""

@@ -7,6 +7,7 @@ questions leave, once each. `Node` dispatches frames, keeps the map and the time
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
@@ -23,7 +24,7 @@ from zkv.core.requests import Requests
 from zkv.core.serving import Serving
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import Delta, Shard, ShardMap
-from zkv.core.store import Row
+from zkv.core.store import checked_tail
 from zkv.core.takeover import Takeovers
 from zkv.core.wire import Malformed
 
@@ -34,6 +35,9 @@ LEASE_RETRY_MS: Final = 20.0
 EXPIRE_MS: Final = 1000.0
 STASH_LIMIT: Final = 1024
 """Frames kept until the map they were sent under arrives; further ones are dropped and come again."""
+STASH_BYTES: Final = 64 * 1024 * 1024
+STASH_MS: Final = 1000.0
+"""For so long. Who sent it has tried again by then, or given up."""
 STASHED: Final = frozenset((wire.REQUEST, wire.BATCH, wire.TAIL_PULL, wire.TAILS, wire.FENCE))
 """Frames that act on epochs: they wait until this node knows the map they were sent under (SAFETY 4)."""
 
@@ -62,7 +66,9 @@ class Node:
         self._deltas = RecentDeltas()
         self._expire_ms = 0.0
         self._pulled_ms: dict[Address, float] = {}
-        self._stash: list[tuple[Address, bytes]] = []
+        self._stash: deque[tuple[float, Address, bytes]] = deque()
+        """(when it came, source, frame)"""
+        self._stash_bytes = 0
         self._wakes: list[float] = []
         self._set_up(ClusterSettings(), ShardMap.empty())
         self._handlers: dict[int, Callable[[Address, wire.Header, bytes], None]] = {
@@ -129,8 +135,7 @@ class Node:
             if header.map_version > local.map.version and header.kind not in (wire.MAP, wire.MAP_DELTA):
                 self._pull(source, header.map_version)
                 if header.kind in STASHED:
-                    if len(self._stash) < STASH_LIMIT:
-                        self._stash.append((source, frame))
+                    self._put_aside(source, frame)
                     return
             handler = self._handlers.get(header.kind)
             if handler is None:
@@ -360,10 +365,19 @@ class Node:
             local.incoming.pop(peer, None)
         local.prune_tails()
 
+    def _put_aside(self, source: Address, frame: bytes) -> None:
+        """Let a frame wait for the map that it was sent under."""
+        stash, now_ms = self._stash, self.local.now_ms
+        while stash and stash[0][0] <= now_ms - STASH_MS:
+            self._stash_bytes -= len(stash.popleft()[2])
+        if len(stash) < STASH_LIMIT and self._stash_bytes + len(frame) <= STASH_BYTES:
+            stash.append((now_ms, source, frame))
+            self._stash_bytes += len(frame)
+
     def _unstash(self) -> None:
         """Frames that waited for this map."""
-        stash, self._stash = self._stash, []
-        for source, frame in stash:
+        stash, self._stash, self._stash_bytes = self._stash, deque(), 0
+        for _, source, frame in stash:
             self._receive(source, frame)
 
     # --- peers -----------------------------------------------------------------------------------------------------
@@ -440,7 +454,7 @@ class Node:
 
     def _on_tails(self, source: Address, header: wire.Header, frame: bytes) -> None:
         for shard, epoch, position, rows in wire.decode_body(frame):
-            self.takeovers.tail(header.sender, shard, epoch, position, [Row(*row) for row in rows])
+            self.takeovers.tail(header.sender, shard, epoch, position, checked_tail(epoch, position, rows))
 
     def _on_fence(self, source: Address, header: wire.Header, frame: bytes) -> None:
         shards, epochs = wire.decode_body(frame)

@@ -190,7 +190,7 @@ class Requests:
         """
         sessions = self.local.sessions
         if not sessions.has_room(client):
-            return None, wire.BUSY
+            return None, wire.MAYBE  # nobody remembers this refusal, and a duplicate may find room
         session = sessions.open(client, watermark, self.local.now_ms)
         if self._was_answered(client, batch, attempt):
             self.local.fired["duplicate requests"] += 1

@@ -138,6 +138,10 @@ class Roster:
         if known is not None:
             self.sign_of_life(boot)
             return
+        if self.formed and body.get("member") is True:
+            # Its peers have dropped their streams to it, and it has not: neither could take the other's for new.
+            text = f"boot {boot:016x} has been a member, and was forgotten or let go; start the node again"
+            raise Refusal(wire.WRONG_BOOT, text)
         for other in list(self.members.values()):
             if other.state == DEAD or other.endpoint != joining.endpoint:
                 continue

@@ -53,6 +53,10 @@ class Record:
         not do (SAFETY 25)."""
         self._found: dict[int, int] | None = None
 
+    def __len__(self) -> int:
+        """Operations that are remembered."""
+        return sum(len(part.versions) for part in self.parts)
+
     def add(self, part: SessionPart) -> None:
         """Remember a part. Repeated parts (re-sent tails) are harmless."""
         self.parts.append(part)
@@ -191,5 +195,5 @@ def status_of_unknown(session: Session, batch: int) -> int:
     if batch < session.watermark:
         return wire.EXPIRED
     if batch not in session.records and len(session.records) >= RECORDS_LIMIT:
-        return wire.BUSY
+        return wire.MAYBE  # nobody remembers this refusal, and a duplicate may find room
     return wire.OK

@@ -17,7 +17,7 @@ from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 
 from zkv.core.layout import Layout
-from zkv.core.moves import Guests, Kind, next_step
+from zkv.core.moves import Guests, Kind, Step, next_step
 from zkv.core.placement import Candidate, natural_order
 from zkv.core.rearrange import rearrange
 from zkv.core.reconfigure import next_entry
@@ -141,7 +141,13 @@ class Steering:
         up = {boot for boot, member in world.members.items() if member.state == UP}
         limit = max(MOVES_AT_LEAST, len(map.shards) // MOVES_PART)
         shards, active = map.shards, world.active
-        under_way = sum(1 for n in self._open if shards[n].learners or active[n] != shards[n].epoch)
+        under_way = sum(
+            1
+            for n in self._open
+            if (shards[n].learners or active[n] != shards[n].epoch)
+            and not shards[n].withheld
+            and up.issuperset(shards[n].replicas)  # else it does not move, and nobody can say how long
+        )
         for number in sorted(self._open):
             shard, target = shards[number], self.target[number]
             if shard.withheld or not self.wanted(number):
@@ -158,6 +164,8 @@ class Steering:
             if step is None:
                 if not shard.learners and world.guests.staying.isdisjoint(shard.replicas):
                     self._open.discard(number)
+                continue
+            if not _is_safe(step, shard, world.fresh):
                 continue
             if step.kind in (Kind.MOVE, Kind.HANDOVER):
                 if under_way >= limit:
@@ -183,8 +191,17 @@ class Steering:
             return None
         keep = shard.replicas
         if wanted:
-            keep = tuple(boot for boot in self.target[number] if boot in keep and boot in world.fresh) or keep
+            # All of them: who is not wanted goes once others have taken its place.
+            candidates = [boot for boot in (*self.target[number], *keep) if boot in keep and boot in world.fresh]
+            keep = tuple(dict.fromkeys((*candidates[:1], *keep)))
         return next_entry(shard, version, world.members, world.active[number], keep, withheld=not wanted)
+
+
+def _is_safe(step: Step, shard: Shard, fresh: AbstractSet[int]) -> bool:
+    """Whether nobody leaves for the sake of suspects, and no suspect is to lead (SAFETY 31)."""
+    if step.replicas[0] != shard.primary and step.replicas[0] not in fresh:
+        return False
+    return set(step.replicas).issuperset(shard.replicas) or set(step.replicas) <= fresh
 
 
 def candidates(members: Iterable[Member]) -> list[Candidate]:

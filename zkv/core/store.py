@@ -16,6 +16,8 @@ from typing import Any, Final, NamedTuple
 
 from msgpack import ExtType
 
+from zkv.core.wire import COUNTER_BITS, Malformed
+
 Entry = tuple[int, Any]
 """(version, value)"""
 ABSENT: Entry = (0, None)
@@ -45,6 +47,29 @@ class Row(NamedTuple):
     batch: int
     place: int
     """Index of the operation in its batch."""
+
+
+def checked_tail(epoch: Any, position: Any, rows: Any) -> list[Row]:
+    """The rows of a tail that a member reports for the takeover under `epoch`. Raises Malformed for what cannot be one.
+
+    They were all made before that epoch, ascend, and reach to the position where there are any.
+    """
+    numbers = [position]
+    tail = []
+    for row in rows:
+        tail.append(Row(*row))
+        version, key, _, *identity = row
+        numbers += [version, *identity]
+        if not isinstance(key, str | bytes):
+            raise Malformed("a key in a tail is neither str nor bytes")
+    if any(type(number) is not int or not 0 <= number < 2**64 for number in numbers):
+        raise Malformed("a tail's position, versions and identities are numbers")
+    versions = [row.version for row in tail]
+    if versions != sorted(set(versions)) or (versions and versions[-1] < position):
+        raise Malformed("a tail's versions ascend to its position")
+    if max(versions, default=position) >= epoch << COUNTER_BITS:
+        raise Malformed("a tail names an entry of an epoch to come")
+    return tail
 
 
 class Store:

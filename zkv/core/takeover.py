@@ -29,6 +29,7 @@ from zkv.core.reading import Reading
 from zkv.core.serving import ACTIVE_PART, ADOPT_PART, Serving
 from zkv.core.shardmap import DEAD, Shard
 from zkv.core.store import Row
+from zkv.core.wire import Malformed
 
 ASK_MS: Final = 50.0
 """Interval at which unanswered questions are asked again."""
@@ -148,10 +149,12 @@ class Takeovers:
                 takeover.wait.discard(sender)
 
     def tail(self, sender: int, shard: int, epoch: int, position: int, rows: list[Row]) -> None:
-        """A member's position and tail."""
+        """A member's position and tail. Raises Malformed where the tail does not say how it got beyond ours."""
         takeover = self.running.get(shard)
         if takeover is None or takeover.epoch != epoch or sender not in takeover.lacking:
             return
+        if not rows and position > self.local.store.positions[shard]:
+            raise Malformed("a tail does not reach its position")
         takeover.lacking.discard(sender)
         takeover.positions[sender] = position
         takeover.rows[sender] = rows

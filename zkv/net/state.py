@@ -25,7 +25,7 @@ from zkv.core.wire import pack_u64, unpack_u64
 from zkv.errors import SettingError, UsageError, ZkvError
 
 FILE_NAME: Final = "manager.sqlite"
-FORMAT: Final = 3
+FORMAT: Final = 4
 
 _SCHEMA: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -37,6 +37,9 @@ CREATE TABLE shards (
     number INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, changed INTEGER NOT NULL, replicas BLOB NOT NULL,
     learners BLOB NOT NULL, wait BLOB NOT NULL, born INTEGER NOT NULL, withheld INTEGER NOT NULL
 );
+CREATE TABLE filled (
+    shard INTEGER NOT NULL, learner INTEGER NOT NULL, PRIMARY KEY (shard, learner)
+) WITHOUT ROWID;
 CREATE TABLE events (
     number INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL, data TEXT NOT NULL
 );
@@ -169,7 +172,13 @@ class FileState(_Checked):
         version = int(self._meta("version") or 0)
         shard_map = ShardMap(cluster, version, members, tuple(shards))
         layout, resets = self._meta("layout") or "", int(self._meta("resets") or 0)
-        return Stored(cluster, settings, shard_map, layout, resets, self._read_events())
+        return Stored(cluster, settings, shard_map, layout, resets, self._read_events(), self._read_filled())
+
+    def _read_filled(self) -> dict[int, frozenset[int]]:
+        found: dict[int, frozenset[int]] = {}
+        for shard, learner in self._db.execute("SELECT shard, learner FROM filled"):
+            found[shard] = found.get(shard, frozenset()) | {learner}
+        return found
 
     def _read_events(self) -> tuple[Event, ...]:
         rows = self._db.execute("SELECT kind, text, data, number, time_ms FROM events ORDER BY number")
@@ -200,6 +209,9 @@ class FileState(_Checked):
                         for number, one in delta.shards.items()
                     ],
                 )
+                self._db.executemany("DELETE FROM filled WHERE shard = ?", [(number,) for number in delta.shards])
+            rows = [(number, boot) for number, boots in persist.filled.items() for boot in sorted(boots)]
+            self._db.executemany("REPLACE INTO filled VALUES (?, ?)", rows)
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             raise ZkvError(f"the manager cannot write its state to {self._path}: {error}") from error

@@ -254,6 +254,12 @@ def rule_20_tails_kept(patch: Patch) -> None:
 
 
 @plant
+def rule_20_shards_that_left_count_as_sent(patch: Patch) -> None:
+    """A shard that leaves a group under fill and comes back to it is not sent again."""
+    patch.set(Fill, "leave", lambda self, shards: None)
+
+
+@plant
 def rule_20_tombstones_dropped_while_filling(patch: Patch) -> None:
     """A primary forgets deletes although a learner of the shard has yet to pass them."""
     former = patch.set(Serving, "drop_tombstones", None)

@@ -90,7 +90,6 @@ def limits(rng: random.Random) -> Iterator[None]:
         (client, "BATCH_OPS", rng.choice((2, 1024))),
         (node, "STASH_LIMIT", rng.choice((2, 1024))),
         (filling, "CHUNK_ENTRIES", rng.choice((1, 2, 512))),
-        (filling, "CHUNK_CLIENTS", rng.choice((1, 256))),
         (filling, "WINDOW_CHUNKS", rng.choice((1, 4))),
         (steering, "LEISURE_BEATS", rng.choice((1, 3))),
     ]
