@@ -1,9 +1,9 @@
 """How long does it take to plan where the copies go, in a cluster of a thousand nodes?
 
-One planner, `zkv.core.rearrange`, asked for a placement from nothing and for what follows a death, a join, fifty deaths
-at once; with equal nodes, and with five zones and three weights. The median of several runs, the copies that the plan
-makes, the least that any plan must (what is missing; what a newcomer lacks), and how far the nodes are from their
-shares.
+One planner, `zkv.core.placement.rearrange`, asked for a placement from nothing and for what follows a death, a join,
+fifty deaths at once; with equal nodes, and with five zones and three weights. The median of several runs, the copies
+that the plan makes, the least that any plan must (what is missing; what a newcomer lacks), and how far the nodes are
+from their shares.
 
 \b
     python experiments/planning.py
@@ -21,8 +21,8 @@ from fractions import Fraction
 import click
 from record import record
 
-from zkv.core.placement import Candidate, form, shares
-from zkv.core.rearrange import rearrange
+from zkv.core.placement.initial import Candidate, form, shares
+from zkv.core.placement.rearrange import rearrange
 
 SCATTER_WIDTH = 4
 WEIGHTS = (1.0, 2.0, 0.5)

@@ -1,4 +1,4 @@
-"""The blocking client: a Python face over `zkv.core.client`.
+"""The blocking client: a Python face over `zkv.core.client.client`.
 
     with Client("tcp://127.0.0.1:5550") as kv:
         kv.put("key1", "value1")      # -> PutResult(version=…, server="server1")
@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from zkv.core import wire
-from zkv.core.calls import Call, Failure
+from zkv.core.client.calls import Call, Failure
 from zkv.core.settings import DEFAULT_MANAGER, ClusterSettings
 from zkv.core.shardmap import shard_of
 from zkv.errors import (

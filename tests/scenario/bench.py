@@ -34,10 +34,10 @@ from tests.scenario.parts import (
     split_names,
 )
 from zkv.core import wire
-from zkv.core.calls import Call
-from zkv.core.client import ClientCore
-from zkv.core.local import MANAGER, PUBLISH
-from zkv.core.node import Node
+from zkv.core.client.calls import Call
+from zkv.core.client.client import ClientCore
+from zkv.core.node.local import MANAGER, PUBLISH
+from zkv.core.node.node import Node
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import DEAD, UP, Delta, Member, Shard, ShardMap, shard_of
 

@@ -8,9 +8,9 @@ from itertools import count
 from typing import Any
 
 from zkv.core import wire
-from zkv.core.client import ClientCore
-from zkv.core.local import Address
-from zkv.core.node import Node
+from zkv.core.client.client import ClientCore
+from zkv.core.node.local import Address
+from zkv.core.node.node import Node
 from zkv.core.shardmap import shard_of
 
 CLUSTER = 0xC1

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.scenario.bench import S2, S3, Bench, S, T
-from zkv.core import filling
+from zkv.core.node import filling
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 
 from tests.scenario.bench import S2, S3, Bench, S, T
-from zkv.core import sessions, wire
+from zkv.core import wire
+from zkv.core.node import sessions
 
 # --- rule 24: identity -----------------------------------------------------------------------------------------------
 

@@ -7,9 +7,9 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from zkv.core import wire
-from zkv.core.calls import Call, Failure
-from zkv.core.client import ClientCore
-from zkv.core.local import MANAGER, Address
+from zkv.core.client.calls import Call, Failure
+from zkv.core.client.client import ClientCore
+from zkv.core.node.local import MANAGER, Address
 from zkv.core.shardmap import UP, Member, Shard, ShardMap, shard_of
 
 CLUSTER = 0xC1

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from zkv.core import wire
-from zkv.core.effects import Effect, Event, Persist, Probe, Publish, Send, Stored, applied
 from zkv.core.load import Load
-from zkv.core.manager import Manager
+from zkv.core.manager.effects import Effect, Event, Persist, Probe, Publish, Send, Stored, applied
+from zkv.core.manager.manager import Manager
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import STATE_NAMES
 

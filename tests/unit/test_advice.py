@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from zkv.core.advice import advise
 from zkv.core.load import Load
+from zkv.core.manager.advice import advise
 from zkv.core.shardmap import UP, Member
 
 GIB = 2**30

@@ -23,13 +23,18 @@ def rules() -> dict[int, list[str]]:
 
 
 def test_names_in_the_cores_exist() -> None:
-    modules = {path.stem for path in (ROOT / "zkv" / "core").glob("*.py")}
-    named = [word for word in CODE if re.fullmatch(r"[a-z]+(\.\w+)+", word) and word.partition(".")[0] in modules]
+    modules = {
+        path.stem: ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "zkv" / "core").rglob("*.py")
+        if path.stem != "__init__"
+    }
+    dotted = [word for word in CODE if re.fullmatch(r"[a-z]+(\.\w+)+", word) and not word.endswith(".py")]
+    named = [word for word in dotted if word.partition(".")[0] in modules]
     assert len(named) > 50
     missing = []
     for word in named:
         module, *path = word.split(".")
-        thing: object = importlib.import_module(f"zkv.core.{module}")
+        thing: object = importlib.import_module(modules[module])
         for name in path:
             thing = getattr(thing, name, None)
         if thing is None:
@@ -38,6 +43,8 @@ def test_names_in_the_cores_exist() -> None:
 
 
 def test_files_exist() -> None:
+    names = {path.name for path in (ROOT / "zkv").rglob("*.py")}
+    assert not [word for word in CODE if re.fullmatch(r"\w+\.py", word) and word not in names]
     named = [word for word in CODE if re.fullmatch(r"(zkv|tests|launch)/[\w./]*", word)]
     assert len(named) > 20
     assert not [word for word in named if not (ROOT / word).exists()]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tests.unit.client_talk import CLOCKS, CLUSTER, S2, S3, T2, A, B, C, S, T, Talk, failure_of, map_of
 from zkv.core import wire
-from zkv.core.calls import CLOCK_MS, Link
-from zkv.core.client import BACKOFF_MAX_MS, BATCH_OPS, TRY_MS, WINDOW
-from zkv.core.local import MANAGER
+from zkv.core.client.calls import CLOCK_MS, Link
+from zkv.core.client.client import BACKOFF_MAX_MS, BATCH_OPS, TRY_MS, WINDOW
+from zkv.core.node.local import MANAGER
 from zkv.core.shardmap import DEAD, Delta, Shard
 
 # --- routing and merging ---------------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ import pytest
 
 from tests.unit.client_talk import A, B, C, S, T, Talk, failure_of, map_of
 from zkv.core import wire
-from zkv.core.calls import Failure
-from zkv.core.client import BACKOFF_MAX_MS, TRY_MS
-from zkv.core.local import MANAGER
+from zkv.core.client.calls import Failure
+from zkv.core.client.client import BACKOFF_MAX_MS, TRY_MS
+from zkv.core.node.local import MANAGER
 from zkv.core.shardmap import DEAD, DOWN, ShardMap
 
 

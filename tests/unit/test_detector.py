@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from zkv.core.detector import Detector
+from zkv.core.manager.detector import Detector
 from zkv.core.settings import ClusterSettings
 
 SETTINGS = ClusterSettings(nodes=5, heartbeat_ms=100, suspect_ms=400, dead_ms=800)

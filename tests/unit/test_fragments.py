@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zkv.core import wire
 from zkv.core.fragments import PIECES_LIMIT, STALLED_MS, WINDOW, Fragments
-from zkv.core.local import Address
+from zkv.core.node.local import Address
 from zkv.core.wire import FRAGMENT_BYTES, Malformed
 
 SENDER, RECEIVER = 2**32 + 1, 2**32 + 2

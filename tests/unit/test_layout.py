@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zkv.core.layout import LayoutError, parse
+from zkv.core.placement.layout import LayoutError, parse
 
 
 def text(shards: Any, nodes: Any = ("a", "b", "c")) -> str:

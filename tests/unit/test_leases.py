@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zkv.core.leases import ASKED_LIMIT, LATER_LIMIT, Given, Leases
+from zkv.core.node.leases import ASKED_LIMIT, LATER_LIMIT, Given, Leases
 
 NEVER = float("-inf")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from zkv.core.layout import parse
+from zkv.core.placement.layout import parse
 from zkv.core.settings import ClusterSettings
 from zkv.errors import SettingError
 from zkv.local.autoscale import Autoscaler, Change

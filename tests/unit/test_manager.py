@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.manager_world import CLUSTER, World, boot_of, told
 from zkv.core import wire
-from zkv.core.effects import Persist, Publish
+from zkv.core.manager.effects import Persist, Publish
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import Delta, ShardMap
 

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.manager_world import World, boot_of, told
 from zkv.core import wire
 from zkv.core.load import Load
-from zkv.core.steering import LEISURE_BEATS
+from zkv.core.manager.steering import LEISURE_BEATS
 
 AT_LEISURE_MS = 100 * LEISURE_BEATS
 """In this time shards that have all their copies change once."""

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.scenario.bench import S2, Bench, S, T
 from tests.scenario.parts import CLUSTER, LOW, Frame
 from tests.unit.frames import BODIES
-from zkv.core import node, wire
+from zkv.core import wire
+from zkv.core.node import node
 from zkv.core.shardmap import shard_of
 
 KINDS = sorted(wire.KIND_NAMES)

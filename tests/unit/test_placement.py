@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zkv.core.placement import Candidate, form, natural_order, successor
+from zkv.core.placement.initial import Candidate, form, natural_order, successor
 
 
 @st.composite

@@ -14,12 +14,13 @@ import pytest
 import xxhash
 
 from zkv import values
-from zkv.core import serving, shardmap, wire
-from zkv.core.client import ClientCore
-from zkv.core.effects import Publish, Send
-from zkv.core.local import MANAGER, PUBLISH
-from zkv.core.manager import Manager
-from zkv.core.node import Node
+from zkv.core import shardmap, wire
+from zkv.core.client.client import ClientCore
+from zkv.core.manager.effects import Publish, Send
+from zkv.core.manager.manager import Manager
+from zkv.core.node import serving
+from zkv.core.node.local import MANAGER, PUBLISH
+from zkv.core.node.node import Node
 from zkv.core.settings import ClusterSettings
 
 TEXT: Final = (Path(__file__).parents[2] / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")

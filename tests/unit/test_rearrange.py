@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zkv.core.placement import Candidate, form, shares
-from zkv.core.rearrange import Arrangement, rearrange
+from zkv.core.placement.initial import Candidate, form, shares
+from zkv.core.placement.rearrange import Arrangement, rearrange
 
 Sets = list[tuple[int, ...]]
 

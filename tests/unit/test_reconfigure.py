@@ -7,8 +7,8 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zkv.core.moves import Guests, next_step
-from zkv.core.reconfigure import (
+from zkv.core.manager.moves import Guests, next_step
+from zkv.core.manager.reconfigure import (
     Plan,
     is_proven_lost,
     next_entry,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zkv.core import wire
-from zkv.core.sessions import RECORDS_LIMIT, Session, Sessions, status_of_unknown
+from zkv.core.node.sessions import RECORDS_LIMIT, Session, Sessions, status_of_unknown
 
 
 def found(sessions: Sessions, client: int, batch: int, index: int) -> int | None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from zkv.core.effects import Event, Persist, Stored
-from zkv.core.events import KEPT
+from zkv.core.manager.effects import Event, Persist, Stored
+from zkv.core.manager.events import KEPT
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import DEAD, UP, Delta, Member, Shard, ShardMap
 from zkv.errors import SettingError, UsageError, ZkvError

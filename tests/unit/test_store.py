@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zkv.core.store import Row, Store
+from zkv.core.node.store import Row, Store
 
 
 def test_apply_sets_entries_and_positions() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zkv.core.streams import GAP_MS, RESEND_BATCHES, RESEND_MAX_MS, RESEND_MS, WINDOW_BATCHES, InStream, OutStream
+from zkv.core.node.streams import GAP_MS, RESEND_BATCHES, RESEND_MAX_MS, RESEND_MS, WINDOW_BATCHES, InStream, OutStream
 
 
 def push(stream: OutStream, now_ms: float = 0.0, frame: bytes = b"frame") -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zkv.core.store import Row
-from zkv.core.tails import ADOPTED, Part, Tails
+from zkv.core.node.store import Row
+from zkv.core.node.tails import ADOPTED, Part, Tails
 
 
 def part(*entries: tuple[int, int], indices: list[int] | None = None, batch: int = 1) -> Part:

@@ -13,7 +13,7 @@ from collections import deque
 from typing import Final
 
 from zkv.core import wire
-from zkv.core.local import Address
+from zkv.core.node.local import Address
 from zkv.core.wire import FRAGMENT_BYTES, HEADER, Malformed
 
 WINDOW: Final = 4

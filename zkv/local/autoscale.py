@@ -1,8 +1,8 @@
 """Adding and draining nodes as the manager advises: `zkv-launch start --autoscale MIN:MAX`.
 
-What is advised has a band in which nothing is (`zkv.core.advice`); here comes the hysteresis in time: the same advice
-must last, and after a change there is a pause in which the cluster settles and its figures come to mean something
-again.
+What is advised has a band in which nothing is (`zkv.core.manager.advice`); here comes the hysteresis in time: the same
+advice must last, and after a change there is a pause in which the cluster settles and its figures come to mean
+something again.
 """
 
 from __future__ import annotations

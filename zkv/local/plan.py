@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from zkv.core.layout import LayoutError, parse
+from zkv.core.placement.layout import LayoutError, parse
 from zkv.core.settings import ClusterSettings, NodeConfig, settings_of
 from zkv.errors import SettingError, ZkvError
 
@@ -89,7 +89,8 @@ class Plan:
     autoscale: Autoscale | None = None
     """Whether nodes are added and drained as the manager advises."""
     shard_map: str | None = None
-    """Absolute path of the operator's placement (`zkv.core.layout`); `nodes` and `replicas` must be what it says."""
+    """Absolute path of the operator's placement (`zkv.core.placement.layout`); `nodes` and `replicas` must be what it
+    says."""
     bound_to_parent: bool = False
     """Whether the launcher ends, and everything with it, as soon as the process that started it is gone."""
     ephemeral: bool = False

@@ -1,4 +1,4 @@
-"""The host of a client: sockets and a clock around `zkv.core.client.ClientCore`. Blocking; no thread of its own.
+"""The host of a client: sockets and a clock around `zkv.core.client.client.ClientCore`. Blocking; no thread of its own.
 
 A call polls until its results are there. Between calls nothing runs: broadcasts wait in the subscription's queue and
 are
@@ -14,9 +14,9 @@ from typing import Any
 import zmq
 
 from zkv.core import wire
-from zkv.core.calls import Call, Failure
-from zkv.core.client import ClientCore
-from zkv.core.local import MANAGER, Address
+from zkv.core.client.calls import Call, Failure
+from zkv.core.client.client import ClientCore
+from zkv.core.node.local import MANAGER, Address
 from zkv.net.clock import now_ms
 from zkv.net.links import Context, Links
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from zkv.core.layout import LayoutError, parse
+from zkv.core.placement.layout import LayoutError, parse
 from zkv.core.settings import ClusterSettings
 from zkv.errors import SettingError
 

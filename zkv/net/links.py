@@ -13,7 +13,7 @@ from typing import Final
 
 import zmq
 
-from zkv.core.local import MANAGER, PUBLISH, Address
+from zkv.core.node.local import MANAGER, PUBLISH, Address
 from zkv.net import sockets
 
 Context = zmq.Context[zmq.Socket[bytes]]

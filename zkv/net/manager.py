@@ -16,8 +16,8 @@ from typing import Final
 
 import zmq
 
-from zkv.core.effects import Effect, Event, Persist, Probe, Publish, Send
-from zkv.core.manager import Manager
+from zkv.core.manager.effects import Effect, Event, Persist, Probe, Publish, Send
+from zkv.core.manager.manager import Manager
 from zkv.core.settings import BOOT_ID_HIGH, BOOT_ID_LOW, ManagerConfig, split_endpoint
 from zkv.errors import SettingError
 from zkv.local.lifeline import parent_is_gone

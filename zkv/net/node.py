@@ -1,4 +1,4 @@
-"""The host of a storage node: sockets and a clock around `zkv.core.node.Node`. It decides nothing.
+"""The host of a storage node: sockets and a clock around `zkv.core.node.node.Node`. It decides nothing.
 
 One thread, one loop: poll, drain every socket, *then* read the clock, step the core, send what it returned. A turn
 takes all that waits; batches form because work is waiting, never because someone sleeps.
@@ -14,8 +14,8 @@ from typing import Final
 
 import zmq
 
-from zkv.core.local import MANAGER, PUBLISH, Address
-from zkv.core.node import Node
+from zkv.core.node.local import MANAGER, PUBLISH, Address
+from zkv.core.node.node import Node
 from zkv.core.settings import BOOT_ID_LOW, NodeConfig
 from zkv.errors import ZkvError
 from zkv.local.lifeline import parent_is_gone

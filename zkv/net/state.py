@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from zkv.core.effects import Event, Persist, Stored, applied
-from zkv.core.events import KEPT
-from zkv.core.reconfigure import subset_violation
+from zkv.core.manager.effects import Event, Persist, Stored, applied
+from zkv.core.manager.events import KEPT
+from zkv.core.manager.reconfigure import subset_violation
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import Member, Shard, ShardMap
 from zkv.core.wire import pack_u64, unpack_u64

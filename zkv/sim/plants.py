@@ -10,26 +10,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from zkv.core import losses, node, reconfigure, wire
-from zkv.core.calls import Batch
-from zkv.core.client import ClientCore
-from zkv.core.effects import Persist, Publish
-from zkv.core.filling import Fill, Filling
-from zkv.core.following import Following
-from zkv.core.groups import Group
-from zkv.core.leases import Given, Leases
-from zkv.core.local import Local
-from zkv.core.manager import Manager
-from zkv.core.node import Node
-from zkv.core.reading import Reading
-from zkv.core.replies import Held
-from zkv.core.requests import Requests
-from zkv.core.serving import Serving
-from zkv.core.sessions import Session, Sessions
-from zkv.core.store import Store
-from zkv.core.streams import InStream
-from zkv.core.tails import Tails
-from zkv.core.takeover import Takeover, Takeovers
+from zkv.core import wire
+from zkv.core.client.calls import Batch
+from zkv.core.client.client import ClientCore
+from zkv.core.manager import losses, reconfigure
+from zkv.core.manager.effects import Persist, Publish
+from zkv.core.manager.manager import Manager
+from zkv.core.node import node
+from zkv.core.node.filling import Fill, Filling
+from zkv.core.node.following import Following
+from zkv.core.node.groups import Group
+from zkv.core.node.leases import Given, Leases
+from zkv.core.node.local import Local
+from zkv.core.node.node import Node
+from zkv.core.node.reading import Reading
+from zkv.core.node.replies import Held
+from zkv.core.node.requests import Requests
+from zkv.core.node.serving import Serving
+from zkv.core.node.sessions import Session, Sessions
+from zkv.core.node.store import Store
+from zkv.core.node.streams import InStream
+from zkv.core.node.tails import Tails
+from zkv.core.node.takeover import Takeover, Takeovers
 from zkv.sim import restless
 
 

@@ -10,11 +10,11 @@ import random
 from typing import TYPE_CHECKING, Any, Final
 
 from zkv.core import wire
-from zkv.core.calls import Call, Failure
-from zkv.core.client import ClientCore
-from zkv.core.effects import Persist, Probe, Publish, Send
-from zkv.core.local import MANAGER, PUBLISH
-from zkv.core.node import Node
+from zkv.core.client.calls import Call, Failure
+from zkv.core.client.client import ClientCore
+from zkv.core.manager.effects import Persist, Probe, Publish, Send
+from zkv.core.node.local import MANAGER, PUBLISH
+from zkv.core.node.node import Node
 
 if TYPE_CHECKING:
     from zkv.sim.world import World

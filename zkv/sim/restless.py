@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from zkv.core import client, filling, fragments, node, steering, streams
-from zkv.core.manager import Manager
-from zkv.core.reconfigure import wait_list
-from zkv.core.roster import Verdict
+from zkv.core import fragments
+from zkv.core.client import client
+from zkv.core.manager import steering
+from zkv.core.manager.manager import Manager
+from zkv.core.manager.reconfigure import wait_list
+from zkv.core.manager.roster import Verdict
+from zkv.core.node import filling, node, streams
 from zkv.core.shardmap import UP, Delta, Shard
 
 WITHHELD: Final = 0.03

@@ -15,14 +15,14 @@ from collections import Counter
 from typing import Any, Final
 
 from zkv.core import wire
-from zkv.core.calls import Call
-from zkv.core.client import ClientCore
-from zkv.core.effects import Persist, Stored, applied
-from zkv.core.local import MANAGER, PUBLISH
-from zkv.core.node import Node
+from zkv.core.client.calls import Call
+from zkv.core.client.client import ClientCore
+from zkv.core.manager.effects import Persist, Stored, applied
+from zkv.core.node.local import MANAGER, PUBLISH
+from zkv.core.node.node import Node
+from zkv.core.node.store import ABSENT
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import Shard, ShardMap, shard_of
-from zkv.core.store import ABSENT
 from zkv.sim.history import NOT_DONE, OK, UNKNOWN, History, Operation, Violation
 from zkv.sim.network import Clockwork, Network
 from zkv.sim.processes import MANAGER_PID, ClientProcess, ManagerProcess, NodeProcess, Process
