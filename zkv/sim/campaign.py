@@ -50,7 +50,10 @@ class Campaign:
         )
         self.world = world_class(seed, settings)
         if rng.random() < 0.5:
-            self.world.make_restless(rng.choice((0.005, 0.02, 0.1)), rng.choice((0.0, 0.05, 0.2)))
+            whims = rng.choice((0.005, 0.02, 0.1)), rng.choice((0.0, 0.05, 0.2)), rng.choice((0.0, 0.1))
+            self.world.make_restless(*whims)
+        elif rng.random() < 0.3:
+            self.world.make_restless(0.0, 0.0, 0.1)
         self.world.supervised = rng.random() < 0.7
         self.world.network.drop = rng.choice((0.0, 0.0, 0.002, 0.02))
         self.world.network.duplicate = rng.choice((0.0, 0.005, 0.02))
@@ -337,7 +340,7 @@ class Campaign:
         self.storm = False
         world.network.heal()
         world.network.drop = world.network.duplicate = 0.0
-        world.make_restless(0.0, 0.0)
+        world.make_restless(0.0, 0.0, 0.0)
         world.manager.crash_in_effects = False
         for process in list(world.processes.values()):
             process.resume()

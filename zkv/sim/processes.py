@@ -138,11 +138,16 @@ class ManagerProcess(Process):
         self.core = world.manager_class(
             world.settings, boot, "heartbeats", f"maps#{boot}", stored, world.cluster, self.now_ms()
         )
-        self.core.restlessness, self.core.drops = world.restlessness
+        self.set_whims()
         self.probes: list[tuple[int, bool]] = []
         self.crash_in_effects = False
         """Die between two effects of the next step that changes the map (SAFETY 1, 30)."""
         self.wake_in(0.0)
+
+    def set_whims(self) -> None:
+        """As the world wants it."""
+        core = self.core
+        core.restlessness, core.drops, core.fickleness = self.world.restlessness
 
     def turn(self) -> None:
         probes, self.probes = self.probes, []

@@ -34,6 +34,9 @@ class RestlessManager(Manager):
     """Probability that a change of a shard drops a member."""
     dismissed: int | None = None
     """A member that is dropped from every set in which it is a backup, as soon as nothing else changes."""
+    fickleness = 0.0
+    """Probability, in one step, that the fill of one of several shards with the same members and learners is given up.
+    The others keep it alive, and the steering begins anew with the one."""
 
     def _next_delta(self, verdict: Verdict) -> Delta | None:
         delta = super()._next_delta(verdict)
@@ -43,11 +46,11 @@ class RestlessManager(Manager):
         if self.dismissed is not None:
             dismissed, self.dismissed = self.dismissed, None
             return self._without(dismissed)
-        if not self.restlessness:
-            return None
         if not hasattr(self, "_whims"):
             self._whims = random.Random(self.boot)
-        if self._whims.random() >= self.restlessness:
+        if self.fickleness and self._whims.random() < self.fickleness and (undone := self._undone()):
+            return undone
+        if not self.restlessness or self._whims.random() >= self.restlessness:
             return None
         version = old.version + 1
         changed = {}
@@ -70,6 +73,18 @@ class RestlessManager(Manager):
             rest = () if withheld else learners, wait, shard.born, withheld
             changed[number] = Shard(shard.epoch + 1, version, tuple(replicas), *rest)
         return Delta(old.cluster, old.version, version, changed) if changed else None
+
+    def _undone(self) -> Delta | None:
+        old, version = self.map, self.map.version + 1
+        sets = [(shard.replicas, shard.learners) for shard in old.shards]
+        many = [number for number, key in enumerate(sets) if key[1] and sets.count(key) > 1]
+        if not many:
+            return None
+        number = self._whims.choice(many)
+        shard = old.shards[number]
+        wait = wait_list(shard, shard.replicas, old.members, self._active[number] == shard.epoch)
+        entry = Shard(shard.epoch + 1, version, shard.replicas, (), wait, shard.born, shard.withheld)
+        return Delta(old.cluster, old.version, version, {number: entry})
 
     def _without(self, dismissed: int) -> Delta | None:
         old, version = self.map, self.map.version + 1

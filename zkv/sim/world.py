@@ -61,7 +61,7 @@ class World:
         self.fired: Counter[str] = Counter()
         self.supervised = True
         """Whether dead nodes are reported as such; otherwise only probes and silence tell."""
-        self.restlessness = (0.0, 0.0)
+        self.restlessness = (0.0, 0.0, 0.0)
         """How often the manager changes the map for no reason, and how often such a change drops a member."""
         self._map_seen = ShardMap.empty()
         self.manager = self.start_manager()
@@ -76,10 +76,10 @@ class World:
         self.processes[MANAGER_PID] = self.manager
         return self.manager
 
-    def make_restless(self, restlessness: float, drops: float) -> None:
+    def make_restless(self, restlessness: float, drops: float, fickleness: float) -> None:
         """Have this and every later manager change the map at random, with these probabilities."""
-        self.restlessness = restlessness, drops
-        self.manager.core.restlessness, self.manager.core.drops = self.restlessness
+        self.restlessness = restlessness, drops, fickleness
+        self.manager.set_whims()
 
     def crash_manager(self) -> None:
         """The manager's process ends; the disk stays."""
