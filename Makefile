@@ -21,7 +21,7 @@ help: ## Show the targets
 demo: $(STAMP) ## Start 5 nodes, write, kill a primary under load, read everything back
 	@$(PY) launch/demo.py
 
-test: lint ## Run ruff, mypy and all tests (about 3 minutes)
+test: lint ## Run ruff, mypy and all tests (about 5 minutes)
 	@ZKVTEST_FULL=1 $(PY) -m pytest $(PYTEST) tests
 
 traces: $(STAMP) ## Print the four traces: each command and what came back
