@@ -18,8 +18,8 @@ import pytest
 from tests.process.support import WAIT_S, command, environment, eventually, gone, run, succeed
 from zkv import LocalCluster
 from zkv.core.shardmap import UP
-from zkv.errors import ShardUnavailable
-from zkv.local.plan import Autoscale
+from zkv.errors import ShardUnavailable, UsageError
+from zkv.local.plan import Autoscale, LaunchError
 from zkv.net.admin import AdminLink, AdminRefused
 
 pytestmark = [
@@ -181,6 +181,29 @@ def test_a_drain_is_taken_back(local_cluster: Make) -> None:
         status = cluster.health()
         assert (status["draining"], len(status["nodes"])) == ([], 4)
         assert kv.mget(list(values)) == list(values.values())
+
+
+def test_a_node_that_dies_while_it_is_drained_is_a_dead_node(local_cluster: Make) -> None:
+    cluster = local_cluster(nodes=4, replicas=2, shards=16, fill_bytes_per_s=64 * 1024)
+    with cluster.client() as kv:
+        kv.mput({f"key{number}": bytes(16 * 1024) for number in range(32)})
+        cluster.drain("server1", wait=False)
+        cluster.kill("server1")
+        assert cluster.wait_healthy()["draining"] == []
+        assert None not in kv.mget([f"key{number}" for number in range(32)])
+
+
+def test_what_a_local_cluster_cannot_do(local_cluster: Make) -> None:
+    cluster = local_cluster(nodes=1, replicas=1, shards=4)
+    for count in (0, -1):
+        with pytest.raises(UsageError, match="number of nodes"):
+            cluster.add(count)
+    with pytest.raises(LaunchError, match="one word"):
+        cluster.add(zone="two words")
+    cluster.close()
+    for call in (cluster.wait_healthy, cluster.events, cluster.health, cluster.add):
+        with pytest.raises(LaunchError, match="closed"):
+            call()
 
 
 def test_a_node_started_by_hand_joins_and_is_drained(local_cluster: Make) -> None:

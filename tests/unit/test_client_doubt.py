@@ -7,7 +7,7 @@ import pytest
 from tests.unit.client_talk import A, B, C, S, T, Talk, failure_of, map_of
 from zkv.core import wire
 from zkv.core.client.calls import Failure
-from zkv.core.client.client import BACKOFF_MAX_MS, TRY_MS
+from zkv.core.client.client import BACKOFF_MAX_MS, PULL_MS, TRY_MS
 from zkv.core.node.local import MANAGER
 from zkv.core.shardmap import DEAD, DOWN, ShardMap
 
@@ -164,6 +164,19 @@ def test_a_call_on_a_lost_shard_asks_the_manager_once_more_before_it_fails() -> 
     call = talk.put(S)
     talk.tell(map_of((C,), (C,), 3, a=DEAD, b=DEAD))
     assert not call.done, "it was reset meanwhile"
+
+
+def test_the_manager_is_asked_again_until_a_call_on_a_lost_shard_can_fail() -> None:
+    talk = Talk()
+    lost = map_of((A, B), (C,), 2, a=DEAD, b=DEAD)
+    talk.tell(lost)
+    talk.put(S)
+    talk.tell(lost)
+    call = talk.put(S)  # at once: the manager was asked a moment ago, and is not asked for this one
+    talk.wait(PULL_MS)
+    assert "MAP_PULL" in talk.kinds(MANAGER)
+    talk.tell(lost)
+    assert failure_of(call).kind == Failure.UNAVAILABLE
 
 
 def test_a_shard_that_the_operator_gave_to_nobody_fails_clearly() -> None:

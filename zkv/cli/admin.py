@@ -187,8 +187,8 @@ def map_(manager: str, timeout: float, json_: bool) -> None:
 @main.command(
     epilog="""\
 The log is durable: it outlives the manager. Each event has a number, so that a program can go on where it
-stopped. Kinds: formed, join, suspect, down, back, death, takeover, fill, healed, drain, drained, move, reset,
-lost, layout, layout_refused, manager, doubt, isolated, pardoned, shunned.
+stopped. Kinds: formed, join, suspect, down, back, death, takeover, fill, healed, drain, drained, move,
+handover, reset, lost, layout, layout_refused, manager, doubt, isolated, pardoned, shunned.
 
 Examples:
 
@@ -213,25 +213,25 @@ def events(manager: str, timeout: float, json_: bool, after: int | None, limit: 
     """
     with _link(manager, timeout) as link:
         start = max(0, link.events(limit=0)[1] - limit) if after is None else after
-        newest = _print_events(link, start, limit, json_)
+        newest = _print_events(link, start, limit, json_, follow=follow)
         try:
             while follow:
                 time.sleep(FOLLOW_S)
                 try:
-                    newest = _print_events(link, newest, sys.maxsize, json_)
+                    newest = _print_events(link, newest, sys.maxsize, json_, follow=True)
                 except ManagerUnreachable as error:  # it may be just being restarted
                     click.echo(f"{error}; still trying", err=True)
         except KeyboardInterrupt:
             return
 
 
-def _print_events(link: AdminLink, after: int, limit: int, json_: bool) -> int:
+def _print_events(link: AdminLink, after: int, limit: int, json_: bool, *, follow: bool) -> int:
     """Print up to `limit` events; the number of the last one."""
     from zkv.cli.clusterview import event_line
 
     while limit > 0:
         found, last = link.events(after, min(limit, 1000))
-        if last < after:  # another cluster, at the same endpoint
+        if last < after and follow:  # another cluster, at the same endpoint
             after = 0
             continue
         for event in found:
@@ -396,12 +396,17 @@ def reset_shards(
             raise UsageError(f"there is no shard {beyond[0]}: there are 0 to {len(current.shards) - 1}")
         if not numbers:
             raise UsageError("no shard is lost")
+        served = sorted(set(numbers).difference(lost_shards(current)))
+        if served:
+            raise UsageError(f"shard {served[0]} is not lost")
         if not json_:
             click.echo(loss_text(current, numbers))
         if not yes:
             if json_ or not sys.stdin.isatty():
                 raise UsageError("nobody can be asked here: repeat it with --yes to give this data up")
-            click.confirm("Give it up?", abort=True)
+            if not click.confirm("Give it up?"):
+                click.echo("Nothing was done.")
+                raise click.exceptions.Exit(EXIT_INTERRUPTED)
         # These, and not what else has been lost since they were shown.
         done = link.reset(numbers)
     if json_:

@@ -236,7 +236,7 @@ def advice_text(answer: Mapping[str, Any]) -> str:
 
 def event_line(event: Mapping[str, Any]) -> str:
     """One event."""
-    return f"{local_time(event['time_ms'])}  {event['kind']:14}  {as_text(event['text'])}"
+    return f"{event['number']:5}  {local_time(event['time_ms'])}  {event['kind']:14}  {as_text(event['text'])}"
 
 
 def local_time(unix_ms: int) -> str:

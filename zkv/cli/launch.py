@@ -295,7 +295,7 @@ def _await_rest(run_dir: Path | None, names: list[str], *, quiet: bool) -> str:
     manager = _ask(run_dir, do="status")["status"]["manager"]["endpoint"]
     label = f"{', '.join(names)} given {'its' if len(names) == 1 else 'their'} share"
     bar = nullcontext(lambda done, total: None) if quiet else progress(label, "copies")
-    health = ""
+    health, total = "", 0
     try:
         with AdminLink(manager, timeout_s=30.0) as link, bar as show:
             for status in settling(link, lambda: _ask(run_dir, do="status")["status"]["nodes"]):
@@ -305,6 +305,8 @@ def _await_rest(run_dir: Path | None, names: list[str], *, quiet: bool) -> str:
                 if total:
                     show(min(total, sum(held.get(name, 0) for name in names)), total)
                 health = status["health"]
+            if total:
+                show(total, total)  # zones may have allowed for less than the weights say
     except KeyboardInterrupt:
         click.echo("\nThe nodes are there, and are given their share without being waited for.", err=True)
         raise click.exceptions.Exit(EXIT_INTERRUPTED) from None

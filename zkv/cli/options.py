@@ -62,8 +62,11 @@ class Failure(click.ClickException):
 def _one_line_errors() -> Iterator[None]:
     try:
         yield
-    except (click.ClickException, click.exceptions.Exit, click.Abort):
+    except (click.ClickException, click.exceptions.Exit):
         raise
+    except click.Abort:  # Ctrl-C at a question
+        click.echo(err=True)
+        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
     except KeyboardInterrupt:
         raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
     except BrokenPipeError:

@@ -317,7 +317,8 @@ class NodeConfig:
         env="ZKV_NODE_ADVERTISE",
     )
     zone: str = _setting(
-        "What fails together with this node: a rack, a building. Copies are spread over zones.",
+        "What fails together with this node: a rack, a building. Copies are spread over zones; nodes without one count "
+        "as one zone.",
         "",
         env="ZKV_NODE_ZONE",
     )
@@ -345,6 +346,8 @@ class NodeConfig:
             raise SettingError(
                 f"name is {self.name!r}, it must be 1 to 64 letters, digits, dots, dashes and underscores"
             )
+        if not self.zone.isprintable() or len(self.zone.split()) > 1 or self.zone != self.zone.strip():
+            raise SettingError(f"zone is {self.zone!r}, it must be one word")
         check_connectable("manager", self.manager)
         host, _ = split_endpoint(self.bind)
         if self.advertise is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
-from zkv.errors import TimedOut
+from zkv.errors import TimedOut, UsageError
 from zkv.local.background import Background, start_in_background
 from zkv.local.control import call
 from zkv.local.plan import MANAGER, Autoscale, LaunchError, Plan, node_names, nodes_of_shard_map
@@ -52,6 +52,7 @@ class LocalCluster:
         autoscale: Autoscale | tuple[int, int] | None = None,
         shard_map: str | os.PathLike[str] | None = None,
         zones: Sequence[str] = (),
+        weights: Sequence[float] = (),
         **settings: int | float | str,
     ) -> None:
         """Start it.
@@ -61,8 +62,8 @@ class LocalCluster:
         start fails. `respawn`: whether a node that dies is replaced by a new one under its name. `autoscale`: the
         least and the greatest number of nodes, between which nodes are added and drained as the load is. `shard_map`:
         JSON file that says which nodes hold which shard, watched; it also says how many nodes and replicas there are.
-        `zones`: given to the nodes in turn. `settings`: any cluster setting by name (docs/SETTINGS.md): `shards=64`,
-        `lease_ms=300`.
+        `zones`, `weights`: given to the nodes in turn. `settings`: any cluster setting by name (docs/SETTINGS.md):
+        `shards=64`, `lease_ms=300`.
 
         Raises SettingError for settings that contradict each other, LaunchError if the cluster cannot be started.
         """
@@ -84,6 +85,7 @@ class LocalCluster:
                 settings=settings,
                 manager_restart=manager_restart,
                 zones=tuple(zones),
+                weights=tuple(weights),
                 respawn=respawn,
                 autoscale=Autoscale(*autoscale) if isinstance(autoscale, tuple) else autoscale,
                 shard_map=placed,
@@ -177,8 +179,10 @@ class LocalCluster:
         """Start another node, or `count` of them; the name, or the list of names.
 
         `zone` "": the emptiest of the cluster's. `wait`: return when they have their share, and nothing moves any more.
-        Raises LaunchError; with `wait` TimedOut, ManagerUnreachable.
+        Raises UsageError, LaunchError; with `wait` TimedOut, ManagerUnreachable.
         """
+        if (count is not None and (type(count) is not int or count < 1)) or not isinstance(zone, str):
+            raise UsageError(f"add takes a number of nodes, 1 or more, and the name of a zone: {count!r}, {zone!r}")
         nodes = self._call(do="add", count=count or 1, zone=zone, weight=weight)["nodes"]
         names = [node["name"] for node in nodes]
         if wait:
@@ -244,6 +248,8 @@ class LocalCluster:
     def _admin(self) -> AdminLink:
         from zkv.net.admin import AdminLink
 
+        if not self._end.alive:
+            raise LaunchError("this cluster has been closed")
         return AdminLink(self.manager, timeout_s=10.0)  # time for a manager to be started again
 
     def _wait(self, timeout_s: float, *, healthy: bool) -> dict[str, Any]:
@@ -254,9 +260,10 @@ class LocalCluster:
         with self._admin() as link:
             for status in settling(link, lambda: self.status()["nodes"], healthy=healthy):
                 if time.monotonic() > deadline:
-                    moving = status["moving"]["shards"]
-                    what = f"the cluster is {status['health']} after {timeout_s:g} s, and {moving} shards are moving"
-                    raise TimedOut(what, outcome_unknown=False)
+                    moving, draining = status["moving"]["shards"], ", ".join(status["draining"]) or "nobody"
+                    what = f"{moving} shards are moving, {draining} is being drained"
+                    text = f"the cluster is {status['health']} and not at rest after {timeout_s:g} s: {what}"
+                    raise TimedOut(text, outcome_unknown=False)
         return status
 
     def _call(self, **request: Any) -> dict[str, Any]:

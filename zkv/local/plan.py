@@ -115,6 +115,8 @@ class Plan:
             unknown = ", ".join(sorted(set(self.settings) - set(ClusterSettings.__slots__)))
             raise SettingError(f"there is no cluster setting {unknown}; there are {known}") from None
         if self.autoscale is not None:
+            if not isinstance(self.autoscale, Autoscale):
+                raise SettingError(f"autoscale is {self.autoscale!r}, it must be a pair: (3, 7)")
             self._check_autoscale(self.autoscale)
 
     def _check_autoscale(self, bounds: Autoscale) -> None:

@@ -28,11 +28,12 @@ class LayoutFile:
         self._look_ms = float("-inf")
         self._seen: tuple[int, int, int] | None = None
         self._first: str | None = None
-        self._trouble = ""
+        self.trouble = ""
+        """Why it could not be read when it was last looked at; empty if it could."""
         try:
             self._first = self._read()
         except OSError as error:
-            self._trouble = error.strerror or str(error)
+            self.trouble = error.strerror or str(error)
 
     def settings(self, settings: ClusterSettings) -> ClusterSettings:
         """`settings` for a new cluster with this placement: nodes, shards and copies come from it.
@@ -40,7 +41,7 @@ class LayoutFile:
         Raises SettingError with the reason if the placement cannot be read, or makes no sense.
         """
         if self._first is None:
-            raise SettingError(f"the placement {self._path} cannot be read: {self._trouble}")
+            raise SettingError(f"the placement {self._path} cannot be read: {self.trouble}")
         try:
             layout = parse(self._first)
         except LayoutError as error:
@@ -63,10 +64,11 @@ class LayoutFile:
         before = self._seen
         try:
             seen = _identity(os.stat(self._path))
+            self.trouble = ""
             if seen != before:
                 return self._read()
-        except OSError:
-            pass
+        except OSError as error:
+            self.trouble = error.strerror or str(error)
         return self._first if first else None
 
     def _read(self) -> str:

@@ -101,6 +101,8 @@ class _Host:
             frames += [(b"", frame) for _, frame in _drain(self._heartbeats)]
             now = now_ms()
             layout = self._file.changed(now) if self._file is not None else None
+            if self._file is not None:
+                manager.placement.trouble = self._file.trouble
             probes = self._probes.collect(now, ready)
             self._execute(manager.step(frames, now, probes, time.time_ns() // 1_000_000, layout), now)
         logger.info("the manager stops")

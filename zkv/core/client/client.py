@@ -146,8 +146,12 @@ class ClientCore:
                 self._queue(batch, target, target_op, range(len(chosen)))
         if call.done:
             self._end(call)  # it had no operations
-        elif self._hopeless and verdicts.needs_one_of(call, self._hopeless) is not None:
+        elif self._is_hopeless(call):
             self._pull_map(MANAGER)  # unless the manager knows better the call fails with its answer
+
+    def _is_hopeless(self, call: Call) -> bool:
+        """Whether the call wants something of a shard that waiting will not bring back, by the map we have."""
+        return bool(self._hopeless) and verdicts.needs_one_of(call, self._hopeless) is not None
 
     def _any_replica(self, shard: int) -> tuple[int, int]:
         """(boot id, operation) for a read that any in-sync replica may answer."""
@@ -263,6 +267,8 @@ class ClientCore:
             wakes.append(self._asked_manager_ms + MANAGER_MS)
         if self._calls and any(link.pinged_ms is not None for link in self._links.values()):
             wakes.append(max(self._accused_ms, self._now_ms) + ACCUSE_MS)
+        if self._hopeless and self._calls:
+            wakes.append(max(self._pulled_ms, self._now_ms) + PULL_MS)
         wakes.append(self._fragments.next_wake_ms())
         return min(wakes)
 
@@ -415,6 +421,8 @@ class ClientCore:
         if self._calls and not self.map.version and self._now_ms - self._asked_manager_ms >= MANAGER_MS:
             self._asked_manager_ms = self._now_ms
             self._send(MANAGER, wire.HELLO, self._now_ms)
+        if self._hopeless and any(call.unrouted is None and self._is_hopeless(call) for call in self._calls):
+            self._pull_map(MANAGER)
         if self._now_ms - self._accused_ms >= ACCUSE_MS and (accused := self._unreachable()):
             self._accused_ms = self._now_ms
             self._send(MANAGER, wire.ACCUSE, [accused])

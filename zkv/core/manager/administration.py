@@ -126,7 +126,12 @@ def _moves(manager: Manager, sets: list[tuple[int, ...]], bound: Bound | None) -
 def _advise(manager: Manager, args: Mapping[str, Any]) -> dict[str, Any]:
     _formed(manager)
     holders, copies = manager.roster.holders(on_probation=True), holdings(manager.map)[1]
-    return advise(holders, manager.roster.load, copies, manager.settings.replicas)
+    answer = advise(holders, manager.roster.load, copies, manager.settings.replicas)
+    if manager.placement.layout is not None and answer["advice"] != "none":
+        wish = "another node" if answer["advice"] == "add" else f"no {answer['node']}"
+        reason = f"the operator's file says which nodes hold what; it might name {wish}: {answer['reason']}"
+        return {**answer, "advice": "none", "node": None, "reason": reason}
+    return answer
 
 
 def _reset(manager: Manager, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,16 +145,20 @@ def _reset(manager: Manager, args: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(asked, list) or not all(type(one) is int and 0 <= one < len(map.shards) for one in asked):
         raise Refused(f"shards are numbered from 0 to {len(map.shards) - 1}")
     for number in asked:
+        if number not in manager.losses.since_ms:
+            raise Refused(f"shard {number} is not lost")
         alive = unproven(map, members, manager.filled.get(number, set()), number)
         if alive:
             names = ", ".join(map_names(manager, alive[:NAMES_SHOWN]))
             raise Refused(
-                f"shard {number} may still be alive: {names} held it and is not proven dead; "
-                "report the death, or bring the node back"
+                f"shard {number} may still be alive: {names} held it and {'is' if len(alive) == 1 else 'are'} not "
+                "proven dead: end the process for good (zkv-launch kill NAME), or bring it back"
             )
     world = manager.world()
     manager.steering.aim(world)
     homeless = [number for number in asked if not manager.steering.target[number]]
+    if homeless and manager.placement.layout is not None:
+        raise Refused(f"the operator's file names nobody for shard {homeless[0]} who is up: name another node there")
     if homeless:
         raise Refused(f"no node is up that could hold shard {homeless[0]}: start one first")
     manager.losses.asked.update(asked)

@@ -144,7 +144,7 @@ class Manager:
             roster.tidy(self.map, self._active)
         text = self.placement.settle(roster.members.values(), self.map.version > 0, wall_ms)
         self.steering.layout = self.placement.layout
-        if roster.dirty:
+        if roster.dirty or text is not None:
             self._survey = None
 
         effects: list[Effect] = []
@@ -425,10 +425,11 @@ class Manager:
         changes = self.steering.steps(world)
         self._progress.promoted(self.map, changes.promoted, self._now_ms)
         kinds = changes.kinds
-        if kinds[Kind.MOVE] or kinds[Kind.HANDOVER]:
-            counts = {"copies": kinds[Kind.MOVE], "primaries": kinds[Kind.HANDOVER]}
-            text = f"copies of {counts['copies']} shards begin to move, {counts['primaries']} primaries change"
-            self.log.add("move", text, **counts)
+        if kinds[Kind.MOVE]:
+            self.log.add("move", f"copies of {kinds[Kind.MOVE]} shards begin to move", shards=kinds[Kind.MOVE])
+        if kinds[Kind.HANDOVER]:
+            text = f"{kinds[Kind.HANDOVER]} shards are handed to another primary"
+            self.log.add("handover", text, shards=kinds[Kind.HANDOVER])
         self._moved.begin(changes.graceful, self._now_ms)
         return changes.shards
 

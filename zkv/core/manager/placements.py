@@ -32,6 +32,8 @@ class Placement:
         self._offered: str | None = None
         self._refused: str | None = None
         self._accepted_ms = 0
+        self.trouble = ""
+        """Why the file cannot be read just now; the host says so."""
         self._known: frozenset[str] = frozenset()
         """Names of members when the offer was last looked at."""
         self._new = False
@@ -105,10 +107,14 @@ class Placement:
 
     def _warnings(self) -> list[str]:
         empty = self.layout.empty if self.layout else []
-        if not empty:
-            return []
-        shown = ", ".join(map(str, empty[:SHOWN])) + (", …" if len(empty) > SHOWN else "")
-        return [f"{len(empty)} shards have no holder ({shown}): their requests fail, and their data is kept"]
+        warnings = []
+        if self.trouble:
+            warnings.append(f"{self._file} cannot be read ({self.trouble}): the last good placement holds")
+        if empty:
+            shown = ", ".join(map(str, empty[:SHOWN])) + (", …" if len(empty) > SHOWN else "")
+            what = f"{len(empty)} shards have no holder ({shown})"
+            warnings.append(f"{what}: their requests fail, and their data is kept")
+        return warnings
 
 
 def _names(members: Collection[Member]) -> frozenset[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from zkv.core.load import Load
 from zkv.core.manager.health import Survey
 from zkv.core.settings import ClusterSettings
-from zkv.core.shardmap import STATE_NAMES, UP, Member, ShardMap
+from zkv.core.shardmap import DEAD, STATE_NAMES, UP, Member, ShardMap
 
 
 def status(
@@ -38,7 +38,7 @@ def status(
                 "state": STATE_NAMES[member.state],
                 "zone": member.zone,
                 "weight": member.weight,
-                "draining": member.draining,
+                "draining": member.draining and member.state != DEAD,
                 "primaries": primaries[member.boot],
                 "backups": copies[member.boot] - primaries[member.boot],
                 "keys": held.keys,
@@ -70,7 +70,7 @@ def status(
             "fill_keys": sum(one.fill_keys for one in loads),
             "fill_bytes": sum(one.fill_bytes for one in loads),
         },
-        "draining": sorted(member.name for member in members if member.draining),
+        "draining": sorted(member.name for member in members if member.draining and member.state != DEAD),
         "on_loss": settings.on_loss,
         "balance": balance(map, members),
         "nodes": nodes,

@@ -27,6 +27,8 @@ ABSENT: Entry = (0, None)
 SAMPLED_TABLES: Final = 4
 SAMPLED_ENTRIES: Final = 4
 SAMPLE_MEMORY: Final = 200
+SAMPLE_STRIDE: Final = 40_503
+SAMPLE_REACH: Final = 4096
 """How many samples the mean size remembers."""
 
 
@@ -141,10 +143,19 @@ class Store:
         return sum(map(len, self.tables))
 
     def estimate_bytes(self) -> int:
-        """Keys and values held, from a few samples a call: the tables take turns."""
-        for _ in range(SAMPLED_TABLES):
-            self._sampled = (self._sampled + 1) % len(self.tables)
-            for key, (_, value) in islice(self.tables[self._sampled].items(), SAMPLED_ENTRIES):
+        """Keys and values held, from a few samples a call: the tables take turns, and places in them."""
+        sampled = 0
+        for _ in range(len(self.tables)):
+            self._sampled += 1
+            table = self.tables[self._sampled % len(self.tables)]
+            if not table:
+                continue
+            sampled += 1
+            # The oldest entries of a table may be unlike the others.
+            place = self._sampled * SAMPLE_STRIDE % min(len(table), SAMPLE_REACH)
+            for key, (_, value) in islice(table.items(), place, place + SAMPLED_ENTRIES):
                 self._samples = min(self._samples + 1, SAMPLE_MEMORY)
                 self._mean_bytes += (size_of(key) + size_of(value) - self._mean_bytes) / self._samples
+            if sampled == SAMPLED_TABLES:
+                break
         return int(self._mean_bytes * self.count())
