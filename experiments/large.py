@@ -19,6 +19,7 @@ import click
 from record import record
 
 from zkv.core import wire
+from zkv.core.manager.steering import LEISURE_BEATS
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import shards_of
 from zkv.sim.processes import NodeProcess, Process
@@ -63,15 +64,16 @@ def held_by(process: NodeProcess) -> int:
 
 def settle(world: World) -> float:
     """Run until every shard has its copies, is served, and nothing moves; the virtual time it took, in seconds."""
-    began_ms = world.clockwork.now_ms
-    quiet_from = -1
+    began_ms = since_ms = world.clockwork.now_ms
+    version = -1
     while world.clockwork.now_ms - began_ms < LIMIT_MS:
         world.run(world.clockwork.now_ms + world.settings.heartbeat_ms)
         status = world.manager.core.status()
         whole = status["health"] == "healthy" and not status["moving"]["shards"] and not status["draining"]
-        if whole and status["map_version"] == quiet_from:
-            return (world.clockwork.now_ms - began_ms - world.settings.heartbeat_ms) / 1000
-        quiet_from = status["map_version"] if whole else -1
+        if not whole or status["map_version"] != version:
+            version, since_ms = status["map_version"], world.clockwork.now_ms
+        elif world.clockwork.now_ms - since_ms >= 2 * LEISURE_BEATS * world.settings.heartbeat_ms:
+            return (since_ms - began_ms) / 1000
     raise TimeoutError(f"not at rest: {status['health']}, {status['moving']}")
 
 

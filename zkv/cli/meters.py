@@ -37,8 +37,8 @@ class Meters:
         for node in status["nodes"]:
             if node["draining"]:
                 left[f"{node['name']} emptied (copies)"] = node["primaries"] + node["backups"]
-        if status["moving"]["shards"]:
-            left |= joining(status)
+        if status["moving"]["shards"] and not status["draining"] and not status["short_shards"]:
+            left |= joining(status)  # else those who take over from others seem to have just come, too
         self._begun = {label: max(count, self._begun.get(label, 0)) for label, count in left.items()}
         meters = [Meter(label, self._begun[label] - count, self._begun[label]) for label, count in left.items()]
         return [*meters, *self._keys(status["moving"])]
