@@ -188,6 +188,26 @@ def test_a_tail_that_cannot_be_is_dropped(position: Any, rows: list[Any]) -> Non
     check_health(bench)
 
 
+def test_a_tail_that_comes_after_the_activation_is_not_read() -> None:
+    """Questions are repeated: a late answer names entries made since, and nothing is wrong with it."""
+    bench = Bench(s="PB", t="PB")
+    asked = bench.hold("P", "B", "TAIL_PULL")
+    bench.change(s="PB")
+    bench.advance(120)
+    first, again = asked.held[:2]
+    bench.replay(first)
+    bench.advance(30)
+    assert bench.put("P", S, "made since").status == "OK"
+    answers = bench.hold("B", "P", "TAILS")
+    bench.replay(again)
+    bench.advance(5)
+    assert answers.held
+    bench.heal(answers)
+    bench.advance(5)
+    assert bench.node("P").local.fired["malformed frames"] == 0
+    check_health(bench)
+
+
 def test_frames_under_a_map_that_never_comes_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node, "STASH_BYTES", 1000)
     bench = Bench(s="PB", t="PB")

@@ -140,7 +140,10 @@ class World:
         return lost
 
     def collect_counts(self, process: NodeProcess) -> None:
-        """Keep what a node counted before it is gone."""
+        """Keep what a node counted before it is gone. No frame here comes from a stranger: none may be malformed."""
+        refused = process.core.local.fired["malformed frames"]
+        if refused:
+            raise Violation(f"{process.pid} refused {refused} frames of correct processes as malformed")
         self.fired.update(process.core.local.fired)
         process.core.local.fired.clear()
 

@@ -22,7 +22,6 @@ from zkv.core.node.local import MANAGER, PUBLISH, Address, Local
 from zkv.core.node.reading import Reading
 from zkv.core.node.requests import Requests
 from zkv.core.node.serving import Serving
-from zkv.core.node.store import checked_tail
 from zkv.core.node.takeover import Takeovers
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import Delta, Shard, ShardMap
@@ -454,7 +453,7 @@ class Node:
 
     def _on_tails(self, source: Address, header: wire.Header, frame: bytes) -> None:
         for shard, epoch, position, rows in wire.decode_body(frame):
-            self.takeovers.tail(header.sender, shard, epoch, position, checked_tail(epoch, position, rows))
+            self.takeovers.tail(header.sender, shard, epoch, position, rows)
 
     def _on_fence(self, source: Address, header: wire.Header, frame: bytes) -> None:
         shards, epochs = wire.decode_body(frame)

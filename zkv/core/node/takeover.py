@@ -27,7 +27,7 @@ from zkv.core import wire
 from zkv.core.node.local import MANAGER, Local
 from zkv.core.node.reading import Reading
 from zkv.core.node.serving import ACTIVE_PART, ADOPT_PART, Serving
-from zkv.core.node.store import Row
+from zkv.core.node.store import Row, checked_tail
 from zkv.core.shardmap import DEAD, Shard
 from zkv.core.wire import Malformed
 
@@ -148,16 +148,20 @@ class Takeovers:
             if takeover is not None and takeover.epoch == epoch:
                 takeover.wait.discard(sender)
 
-    def tail(self, sender: int, shard: int, epoch: int, position: int, rows: list[Row]) -> None:
-        """A member's position and tail. Raises Malformed where the tail does not say how it got beyond ours."""
+    def tail(self, sender: int, shard: int, epoch: int, position: int, rows: Any) -> None:
+        """A member's position and tail. Raises Malformed where the tail does not say how it got beyond ours.
+
+        Questions are repeated, so an answer may come after the activation and name entries made since: it is not read.
+        """
         takeover = self.running.get(shard)
         if takeover is None or takeover.epoch != epoch or sender not in takeover.lacking:
             return
-        if not rows and position > self.local.store.positions[shard]:
+        tail = checked_tail(epoch, position, rows)
+        if not tail and position > self.local.store.positions[shard]:
             raise Malformed("a tail does not reach its position")
         takeover.lacking.discard(sender)
         takeover.positions[sender] = position
-        takeover.rows[sender] = rows
+        takeover.rows[sender] = tail
 
     # --- the steps of a takeover -----------------------------------------------------------------------------------
 
