@@ -194,7 +194,7 @@ def test_a_tail_that_comes_after_the_activation_is_not_read() -> None:
     asked = bench.hold("P", "B", "TAIL_PULL")
     bench.change(s="PB")
     bench.advance(120)
-    first, again = asked.held[:2]
+    first, again = (asked.held or [])[:2]
     bench.replay(first)
     bench.advance(30)
     assert bench.put("P", S, "made since").status == "OK"
