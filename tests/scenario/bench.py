@@ -259,15 +259,32 @@ class Bench:
     def delete(self, at: str, keys: str | list[str], **how: Any) -> Ask:
         return self._ask(wire.DELETE, at, keys if isinstance(keys, list) else [keys], None, **how)
 
+    def op(self, op: int, at: str, keys: list[str], values: list[Any] | None, **how: Any) -> Ask:
+        """Any operation by its number."""
+        return self._ask(op, at, keys, values, **how)
+
+    def mixed(self, at: str, ops: bytes, keys: list[str], values: list[Any], **how: Any) -> Ask:
+        """Operations of several kinds in one request."""
+        return self._ask(ops, at, keys, values, **how)
+
+    def keys(self, at: str, *, shard: int, cursor: int = 0, prefix: str = "") -> Ask:
+        """A page of a shard's keys."""
+        return self._ask(wire.KEYS, at, [prefix], None, operands=[cursor], shards=[shard])
+
     def _ask(
-        self, op: int, at: str, keys: list[str], values: list[Any] | None, *, client: str = "x",
+        self, op: int | bytes, at: str, keys: list[str], values: list[Any] | None, *, client: str = "x",
         batch: int | None = None, watermark: int = 0, indices: list[int] | None = None,
         timeout_ms: float = 100_000.0, routed_by: int | None = None, ack: str = "all",
+        operands: list[int] | None = None, shards: list[int] | None = None,
     ) -> Ask:  # fmt: skip
         """`routed_by`: the client's map version, by default the node's own."""
-        if batch is None and op in wire.WRITES:
+        writes = not wire.WRITES.isdisjoint(op) if isinstance(op, bytes) else op in wire.WRITES
+        if batch is None and writes:
             batch = self._batches[client] = self._batches[client] + 1
-        ask = Ask(client, batch or 0, watermark, op, keys, values, indices, self.now_ms + timeout_ms, ack=ack)
+        ask = Ask(
+            client, batch or 0, watermark, op, keys, values, indices, self.now_ms + timeout_ms, ack=ack,
+            operands=operands, shards=shards,
+        )  # fmt: skip
         self._request(ask, at, routed_by)
         return ask
 
@@ -275,7 +292,7 @@ class Bench:
         """The same request again, under the same identity, as the client's next try."""
         retry = Ask(
             ask.client, ask.batch, ask.watermark, ask.op, ask.keys, ask.values, ask.indices, ask.deadline_ms,
-            ask.attempt + 1, ask.ack,
+            ask.attempt + 1, ask.ack, ask.operands, ask.shards,
         )  # fmt: skip
         self._request(retry, at, routed_by)
         return retry
@@ -287,7 +304,9 @@ class Bench:
         body = [
             number, ask.attempt, ask.batch, ask.watermark, node_deadline_ms, ask.op,
             None if ask.indices is None else wire.pack_u16(ask.indices),
-            wire.pack_u16(shard_of(key, 2) for key in ask.keys), ask.keys, ask.values, wire.ACK_LEVELS[ask.ack],
+            wire.pack_u16(ask.shards or [shard_of(key, 2) for key in ask.keys]), ask.keys, ask.values,
+            wire.ACK_LEVELS[ask.ack],
+            None if ask.operands is None else wire.pack_u64(ask.operands),
         ]  # fmt: skip
         routed_by = self.node(at).map.version if routed_by is None else routed_by
         data = wire.encode(wire.REQUEST, CLUSTER, LOW + ord(ask.client), self.boot(at), routed_by, body)

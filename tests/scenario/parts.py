@@ -18,9 +18,9 @@ LOW = 2**32
 ANY = "*"
 SHARDS = {"s": 0, "t": 1}
 STATUS_NAMES = {
-    wire.OK: "OK", wire.MISSING: "MISSING", wire.MOVED: "MOVED", wire.NOT_READY: "NOT_READY",
+    wire.OK: "OK", wire.UNMET: "UNMET", wire.MOVED: "MOVED", wire.NOT_READY: "NOT_READY",
     wire.OLD_ROUTE: "OLD_ROUTE", wire.BUSY: "BUSY", wire.LATE: "LATE", wire.EXPIRED: "EXPIRED", wire.MAYBE: "MAYBE",
-    wire.THIN: "THIN",
+    wire.THIN: "THIN", wire.WRONG_TYPE: "WRONG_TYPE", wire.TOO_LARGE: "TOO_LARGE", wire.OVERTAKEN: "OVERTAKEN",
 }  # fmt: skip
 
 
@@ -86,7 +86,7 @@ class Ask:
     client: str
     batch: int
     watermark: int
-    op: int
+    op: int | bytes
     keys: list[str]
     values: list[Any] | None
     indices: list[int] | None
@@ -94,6 +94,9 @@ class Ask:
     """In the bench's time."""
     attempt: int = 1
     ack: str = "all"
+    operands: list[int] | None = None
+    shards: list[int] | None = None
+    """None: those of the keys."""
     statuses: list[str] = field(default_factory=lambda: ["UNANSWERED"])
     versions: list[int] = field(default_factory=list)
     results: list[Any] = field(default_factory=list)

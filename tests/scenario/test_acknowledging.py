@@ -56,7 +56,7 @@ def test_rule_27_a_failed_condition_shows_what_it_saw_and_waits_for_that() -> No
     missing = bench.delete("P", [S, S2], ack="primary")
     assert missing.status == "UNANSWERED", "that S is missing depends on a delete that is not committed"
     bench.heal(slow)
-    assert missing.status == "MISSING"
+    assert missing.status == "UNMET"
 
 
 @pytest.mark.parametrize("ack", ["all", "primary"])

@@ -71,7 +71,7 @@ class Story:
         return lines
 
     def _result(self, ask: Ask) -> str:
-        if ask.status not in ("OK", "MISSING"):
+        if ask.status not in ("OK", "UNMET"):
             return ""
         version = f"{wire.epoch_of(ask.version)}.{ask.version & wire.COUNTER_MASK}"
         return f"version {version} value {ask.value!r}" if ask.results else f"version {version}"

@@ -109,7 +109,7 @@ def test_rule_24_a_failed_condition_is_remembered() -> None:
     first = bench.delete("P", S, client="x")
     bench.put("P", S, "since then", client="y")
     bench.faults.clear()
-    assert bench.again(first, "P").status == "MISSING"
+    assert bench.again(first, "P").status == "UNMET"
     assert bench.get("P", S).value == "since then"
 
 
@@ -117,7 +117,7 @@ def test_rule_24_one_batch_may_hit_and_miss() -> None:
     bench = Bench(s="PB", t="PB")
     bench.put("P", S, "one", client="y")
     first = bench.delete("P", [S, S2, S], client="x")
-    assert first.statuses == ["OK", "MISSING", "MISSING"]
+    assert first.statuses == ["OK", "UNMET", "UNMET"]
     assert first.versions[2] == first.versions[0]
     bench.put("P", [S, S2], ["new", "new"], client="y")
     retry = bench.again(first, "P")

@@ -241,7 +241,7 @@ def test_rule_18_nothing_held_is_dropped_by_an_activation() -> None:
     asks = [bench.put("P", S, "one"), bench.get("P", S), bench.delete("P", S), bench.delete("P", S)]
     bench.change(s="PB")
     bench.advance(50)
-    assert [ask.status for ask in asks] == ["OK", "OK", "OK", "MISSING"]
+    assert [ask.status for ask in asks] == ["OK", "OK", "OK", "UNMET"]
     assert asks[1].value == "one"
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from zkv.core import wire
-from zkv.core.node.sessions import RECORDS_LIMIT, Session, Sessions, status_of_unknown
+from zkv.core.node import sessions as module
+from zkv.core.node.sessions import RECORDS_LIMIT, Session, SessionPart, Sessions, status_of_unknown
 
 
 def found(sessions: Sessions, client: int, batch: int, index: int) -> int | None:
     session = sessions.find(client)
     record = session.records.get(batch) if session else None
-    return record.version(index) if record else None
+    found = record.find(index) if record else None
+    return found[0] if found else None
 
 
 def test_an_operation_is_found_by_client_batch_and_index() -> None:
@@ -90,3 +93,47 @@ def test_every_replica_that_saw_the_parts_answers_alike(parts: list[tuple[int, i
         for (known_batch, index), known in model.items():
             if known_batch >= watermark:
                 assert found(sessions, 7, known_batch, index) == known
+
+
+def test_results_are_remembered_beside_versions() -> None:
+    sessions = Sessions(1000)
+    sessions.remember(1, 1, 0, [4, 7], [0, 1], [10, 11], 0.0, ["former", None])
+    session = sessions.find(1)
+    assert session is not None
+    record = session.records[1]
+    assert (record.find(4), record.find(7), record.find(5)) == ((10, "former"), (11, None), None)
+    part = record.of_shards({0})
+    assert part == SessionPart((4,), (0,), (10,), ("former",))
+    record.forget({0})
+    assert (record.find(4), record.find(7)) == (None, (11, None))
+
+
+def test_rows_and_parts_are_each_other_s_inverse() -> None:
+    part = SessionPart(None, [3, 4], [10, 11])
+    assert SessionPart.of_rows(list(part.rows())) == SessionPart((0, 1), (3, 4), (10, 11))
+
+
+def test_results_have_a_bound_and_the_oldest_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RESULTS_BYTES", 1000)
+    sessions = Sessions(1000)
+    for batch in range(1, 30):
+        sessions.remember(1, batch, 0, None, [0], [batch], 0.0, ["x" * 100])
+    session = sessions.find(1)
+    assert session is not None
+    forgetful = [batch for batch, record in session.records.items() if record.forgetful]
+    assert forgetful == list(range(1, len(forgetful) + 1)), "oldest first"
+    kept = [record.find(0) for record in session.records.values() if not record.forgetful]
+    assert 5 <= len(kept) <= 10
+    assert all(found == (batch, "x" * 100) for batch, found in zip(range(30 - len(kept), 30), kept, strict=True))
+    assert all(session.records[batch].find(0) == (batch, None) for batch in forgetful), "what was done stays known"
+
+
+def test_results_that_are_forgotten_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RESULTS_BYTES", 1000)
+    sessions = Sessions(1000)
+    for batch in range(1, 1000):
+        sessions.remember(1, batch, batch, None, [0], [batch], 0.0, ["x" * 100])
+    session = sessions.find(1)
+    assert session is not None
+    assert not any(record.forgetful for record in session.records.values())
+    assert len(sessions._bulky) < 30

@@ -89,4 +89,4 @@ def test_a_version_grows_with_its_epoch_first(epoch: int, counter: int) -> None:
 def test_every_kind_has_a_number_of_its_own() -> None:
     assert len(set(wire.KIND_NAMES.values())) == len(wire.KIND_NAMES)
     assert wire.KIND_NAMES[wire.BATCH] == "BATCH"
-    assert frozenset((wire.OK, wire.MISSING, wire.EXPIRED, wire.MAYBE)).isdisjoint(wire.DEFINITE)
+    assert frozenset((wire.OK, wire.UNMET, wire.EXPIRED, wire.MAYBE)).isdisjoint(wire.DEFINITE)

@@ -91,12 +91,30 @@ DELETE: Final = 3
 EXISTS: Final = 4
 GET_ANY: Final = 5
 """A get that any in-sync replica may answer; one that cannot vouch for the answer says MOVED (SAFETY 13, 14)."""
-OPERATIONS: Final = frozenset((GET, PUT, DELETE, EXISTS, GET_ANY))
-WRITES: Final = frozenset((PUT, DELETE))
+GET_STALE: Final = 6
+"""A get that any in-sync replica may answer with a committed value that need not be the newest."""
+PUT_IF_ABSENT: Final = 7
+PUT_IF_PRESENT: Final = 8
+PUT_IF_VERSION: Final = 9
+DELETE_IF_VERSION: Final = 10
+INCR: Final = 11
+APPEND: Final = 12
+GETSET: Final = 13
+KEYS: Final = 14
+"""A page of a shard's keys with a prefix, in the order of their hashes."""
+OPERATIONS: Final = frozenset(range(GET, KEYS + 1))
+WRITES: Final = frozenset(
+    (PUT, DELETE, PUT_IF_ABSENT, PUT_IF_PRESENT, PUT_IF_VERSION, DELETE_IF_VERSION, INCR, APPEND, GETSET)
+)
+REPLICA_READS: Final = frozenset((GET_ANY, GET_STALE))
+TAKES_VALUE: Final = frozenset((PUT, PUT_IF_ABSENT, PUT_IF_PRESENT, PUT_IF_VERSION, INCR, APPEND, GETSET))
+MIXABLE: Final = OPERATIONS - REPLICA_READS - {KEYS}
+"""What one request may hold side by side."""
 
 OK: Final = 0
-MISSING: Final = 1
-"""A delete that met no entry: a failed condition, which counts only as the answer to the latest try (SAFETY 24)."""
+UNMET: Final = 1
+"""A condition that did not hold, a delete of a missing key included. Nothing was changed, and it counts only as the
+answer to the latest try (SAFETY 24)."""
 MOVED: Final = 2
 """Not done here: this node does not serve the shard (definite)."""
 NOT_READY: Final = 3
@@ -114,6 +132,15 @@ MAYBE: Final = 8
 (SAFETY 18)."""
 THIN: Final = 9
 """Not done: the shard has fewer in-sync copies than `min_in_sync` (definite; try again, SAFETY 27)."""
+WRONG_TYPE: Final = 10
+"""An increment of what is no number, or an append to another type: a failed condition like `UNMET`."""
+TOO_LARGE: Final = 11
+"""The result would not fit 64 bits, or the limit of a value: a failed condition like `UNMET`."""
+OVERTAKEN: Final = 12
+"""Done by an earlier try whose answer is lost: a later operation of the same request has taken effect on the key."""
+FAILED: Final = frozenset((UNMET, WRONG_TYPE, TOO_LARGE))
+"""Answers that depend on the state, changed nothing, and count only for the latest try."""
+ANSWERS: Final = FAILED | {OK}
 DEFINITE: Final = frozenset((MOVED, NOT_READY, OLD_ROUTE, BUSY, LATE, THIN))
 """Statuses that say for certain that this try did nothing and never will."""
 

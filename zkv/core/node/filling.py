@@ -248,7 +248,8 @@ class Filling:
                 looked += len(record)
                 part = record.of_shards(fill.group.shards)
                 if part is not None:
-                    records.append([batch, *map(wire.pack_u64, (part.indices or (), part.shards, part.versions))])
+                    columns = map(wire.pack_u64, (part.indices or (), part.shards, part.versions))
+                    records.append([batch, *columns, part.results])
                 if looked >= CHUNK_ENTRIES:
                     yield [client, session.watermark, records], looked
                     records, looked = [], 1

@@ -8,7 +8,6 @@ sides know the same epochs. Only around a change of the map is each entry compar
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from operator import itemgetter
 from typing import Any
 
 from zkv.core import wire
@@ -99,18 +98,18 @@ class Following:
 
     def _writes(self, stream: InStream, header: wire.Header, seq: int, item: Sequence[Any]) -> Part | None:
         local = self.local
-        _, client, batch, watermark, packed, shard_column, version_column, keys, values = item
+        _, client, batch, watermark, packed, shard_column, version_column, keys, values, results = item
         indices: Sequence[int] | None = None if packed is None else wire.unpack_u16(packed)
         shards: Sequence[int] = wire.unpack_u16(shard_column)
         versions: Sequence[int] = wire.unpack_u64(version_column)
+        part = Part(client, batch, watermark, indices, shards, versions, keys, values, results)
         if header.map_version != local.map.version:
             accepted = self._unfenced(stream, header.sender, seq, shards, versions)
             if not accepted:
                 return None
             if len(accepted) < len(shards):
-                indices = accepted if indices is None else [indices[position] for position in accepted]
-                pick = itemgetter(*accepted) if len(accepted) > 1 else lambda column: (column[accepted[0]],)
-                shards, versions, keys, values = pick(shards), pick(versions), pick(keys), pick(values)
+                part = part.pick(accepted)
+        _, _, _, indices, shards, versions, keys, values, results = part
         local.store.apply(shards, keys, versions, values)
         if None in values:
             deletes = [position for position, value in enumerate(values) if value is None]
@@ -120,8 +119,8 @@ class Following:
                 [versions[position] for position in deletes],
                 local.now_ms,
             )
-        local.sessions.remember(client, batch, watermark, indices, shards, versions, local.now_ms)
-        return Part(client, batch, watermark, indices, shards, versions, keys, values)
+        local.sessions.remember(client, batch, watermark, indices, shards, versions, local.now_ms, results)
+        return part
 
     def _unfenced(
         self, stream: InStream, sender: int, seq: int, shards: Sequence[int], versions: Sequence[int]
@@ -153,7 +152,7 @@ class Following:
                 continue
             fresh = local.store.adopt(shard, (Row(*row) for row in rows), local.now_ms)
             for row in fresh:
-                local.sessions.remember(row.client, row.batch, 0, (row.place,), (shard,), (row.version,), local.now_ms)
+                local.remember(shard, row)
             local.keep_rows({shard: fresh})
 
     def _activated(self, sender: int, shards: list[int], epochs: list[int], positions: list[int]) -> None:
@@ -205,11 +204,16 @@ class Following:
         for client, watermark, records in rows if ours else ():
             session = sessions.open(client, watermark, now_ms)
             for batch, *columns in records:
-                indices, places, versions = map(wire.unpack_u64, columns)
-                kept = [row for row in zip(indices, places, versions, strict=True) if row[1] in ours]
+                *packed, results = columns
+                places, rows_shards, versions = map(wire.unpack_u64, packed)
+                part = SessionPart(places, rows_shards, versions, results)
+                kept = [row for row in part.rows() if row[1] in ours]
                 if kept and batch >= session.watermark:
-                    part = SessionPart(*zip(*kept, strict=True))
-                    sessions.remember(client, batch, watermark, *part, now_ms)
+                    ours_alone = SessionPart.of_rows(kept)
+                    sessions.remember(
+                        client, batch, watermark, ours_alone.indices, ours_alone.shards, ours_alone.versions, now_ms,
+                        ours_alone.results,
+                    )  # fmt: skip
 
     def acknowledge(self) -> None:
         """End of the turn: one cumulative acknowledgement a stream, with everything still refused."""

@@ -17,7 +17,7 @@ from zkv.core import wire
 from zkv.core.load import Load
 from zkv.core.node.leases import Given, Leases
 from zkv.core.node.sessions import Sessions
-from zkv.core.node.store import Store
+from zkv.core.node.store import Row, Store
 from zkv.core.node.streams import InStream, OutStream
 from zkv.core.node.tails import ADOPTED, Part, Tails
 from zkv.core.settings import ClusterSettings
@@ -70,6 +70,13 @@ class Local:
             self.store.clear(shard)
         self.sessions.forget(shards)
         self.tails.forget(shards)
+
+    def remember(self, shard: int, row: Row) -> None:
+        """Remember the write that made an adopted entry (SAFETY 24)."""
+        results = None if row.result is None else (row.result,)
+        self.sessions.remember(
+            row.client, row.batch, 0, (row.place,), (shard,), (row.version,), self.now_ms, results
+        )
 
     def send(self, to: Address, kind: int, body: Any) -> None:
         """Queue one frame. `to` is a boot id or MANAGER/PUBLISH or a route; the header's target follows from it."""
@@ -127,7 +134,10 @@ class Local:
     def keep_rows(self, tails: dict[int, list[Any]]) -> None:
         """Keep rows as adopted ones: until a commit position covers them."""
         parts = [
-            Part(row.client, row.batch, 0, (row.place,), (shard,), (row.version,), (row.key,), (row.value,))
+            Part(
+                row.client, row.batch, 0, (row.place,), (shard,), (row.version,), (row.key,), (row.value,),
+                None if row.result is None else (row.result,),
+            )
             for shard, rows in tails.items()
             for row in rows
         ]

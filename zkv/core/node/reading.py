@@ -72,33 +72,48 @@ class Reading:
         entry = self.local.map.shards[shard]
         return self.local.now_ms < until_ms and entry.epoch == epoch and self.local.boot in entry.replicas
 
-    def read(self, held: Held, keys: Sequence[Any]) -> None:
-        """Answer a GET_ANY: what is known to be committed from here, the rest by sending the client to the primary."""
+    def read(self, held: Held, keys: Sequence[Any], *, stale: bool = False) -> None:
+        """Answer a GET_ANY: what is known to be committed from here, the rest by sending the client to the primary.
+
+        `stale`: a GET_STALE, which asks for no lease: what is committed may have been replaced elsewhere.
+        """
         local, store = self.local, self.local.store
-        self._wanted_until_ms = local.now_ms + WANTED_MS
+        if not stale:
+            self._wanted_until_ms = local.now_ms + WANTED_MS
         held.versions, held.values = [0] * len(keys), [None] * len(keys)
         first: dict[int, int] = {}
         for position, (shard, key) in enumerate(zip(held.shards, keys, strict=True)):
             version, value = store.tables[shard].get(key, ABSENT)
-            if self.may_read(shard) and self.is_committed(shard, version, first):
+            may_read = self.holds(shard) if stale else self.may_read(shard)
+            if may_read and self.is_committed(shard, version, first):
                 held.versions[position], held.values[position] = version, value
-                local.fired["replica reads"] += 1
+                local.fired["stale reads" if stale else "replica reads"] += 1
             else:
                 held.set_status(position, wire.MOVED)
         local.send(held.route, wire.REPLY, held.body(local.now_ms))
 
+    def holds(self, shard: int) -> bool:
+        """Whether our copy of `shard` is one of those in sync, by the map that we know."""
+        return self.local.boot in self.local.map.shards[shard].replicas
+
     def is_committed(self, shard: int, version: int, first: dict[int, int]) -> bool:
-        """Whether this backup knows `version` to be committed under the present epoch (SAFETY 14).
+        """Whether this replica knows `version` to be committed under the present epoch (SAFETY 14).
 
         Of an earlier epoch: if the activation's position covers it. Of this one: if the primary's stream has released
         every batch that it could be in. `first` remembers, by primary, the lowest counter not released, for one
-        request.
+        request. The primary itself knows its group's commit point, which says nothing of a shard that a member has refused
+        under a newer epoch: the group went on without it (SAFETY 6).
         """
         if version <= self.local.store.committed[shard]:
             return True
         entry = self.local.map.shards[shard]
         if wire.epoch_of(version) != entry.epoch:
             return False
+        if entry.primary == self.local.boot:
+            group = self.serving.group_of[shard]
+            if group is None or shard not in self.serving.active:
+                return False
+            return version <= self.serving.bases[shard] + group.committed
         if entry.primary not in first:
             first[entry.primary] = self.local.tails.lowest_counter(entry.primary)
         return version & wire.COUNTER_MASK < first[entry.primary]

@@ -17,8 +17,8 @@ class Held:
     """The reply to one request: its columns, and what it still waits for."""
 
     __slots__ = (
-        "attempt", "blocked", "deadline_ms", "pending", "request", "route", "shards", "statuses", "values", "versions",
-        "writes",
+        "attempt", "blocked", "deadline_ms", "pending", "request", "route", "seen", "shards", "statuses", "values",
+        "versions", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -34,6 +34,8 @@ class Held:
         """Shard of each operation."""
         self.versions: list[int] = []
         self.values: list[Any] | None = None
+        self.seen: dict[int, int] = {}
+        """Position -> version of the former state that its answer says something of."""
         self.statuses: bytearray | None = None
         """Status of each operation; None while all are OK."""
         self.pending = 0
@@ -53,11 +55,11 @@ class Held:
         ]
 
     def set_status(self, position: int, status: int) -> None:
-        """Mark one operation; what it would have shown is withheld unless it is a plain miss."""
+        """Mark one operation; what it would have shown is withheld unless a condition failed."""
         if self.statuses is None:
             self.statuses = bytearray(len(self.shards))
         self.statuses[position] = status
-        if status != wire.MISSING:
+        if status not in wire.FAILED:
             self.versions[position] = 0
             if self.values is not None:
                 self.values[position] = None
@@ -67,7 +69,7 @@ class Held:
         # The session's record and the tails hold this very list; what they remember is not for us to blank out.
         self.versions = list(self.versions)
         for position, shard in enumerate(self.shards):
-            if shard in shards and (self.statuses is None or self.statuses[position] in (wire.OK, wire.MISSING)):
+            if shard in shards and (self.statuses is None or self.statuses[position] in wire.ANSWERS):
                 self.set_status(position, wire.MAYBE)
         self.blocked -= shards
 
@@ -76,5 +78,5 @@ class Held:
         if self.statuses is None:
             return list(self.shards)
         return [
-            shard for shard, status in zip(self.shards, self.statuses, strict=True) if status in (wire.OK, wire.MISSING)
+            shard for shard, status in zip(self.shards, self.statuses, strict=True) if status in wire.ANSWERS
         ]

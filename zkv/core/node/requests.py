@@ -1,7 +1,8 @@
 """Executing client requests: first the checks, then how each operation comes to its answer (SAFETY 8, 9, 24, 26).
 
-A request whose shards are all active, leased and routed by a map young enough is executed as a whole: three comparisons
-and a few loops in C. Only where one of them fails is each operation looked at by itself.
+A request of puts or gets whose shards are all active, leased and routed by a map young enough is executed as a whole:
+three comparisons and a few loops in C. Only where one of them fails, or for other operations, is each looked at by
+itself (`evaluate` says what it does). Operations of one request take effect in their order.
 
 A request for a shard that is just being reconciled waits here for a moment instead of being refused: a change of the
 epoch takes two round trips, and asking again would cost the client as much, and the node more.
@@ -16,8 +17,10 @@ from typing import Any, Final, NamedTuple
 from msgpack import ExtType
 
 from zkv.core import wire
+from zkv.core.node.evaluate import BLIND, EVALUATIONS
 from zkv.core.node.groups import Group
 from zkv.core.node.local import Address, Local
+from zkv.core.node.pages import page_of_keys
 from zkv.core.node.reading import Reading
 from zkv.core.node.replies import Held
 from zkv.core.node.serving import HELD_LIMIT, Serving
@@ -30,6 +33,8 @@ from zkv.core.wire import Malformed
 
 OPS_LIMIT: Final = 16_384
 """Operations of one request."""
+RETURNING: Final = frozenset((wire.INCR, wire.APPEND, wire.GETSET))
+"""Writes that return more than a version."""
 TURN_BYTES: Final = 4 * 1024 * 1024
 """After so many bytes of requests a batch leaves before its turn ends: none must be too long for the queues."""
 
@@ -40,6 +45,39 @@ BUSY_MS: Final = 1000.0
 PARKED_MS: Final = 100.0
 """How long a request waits for a takeover before it is refused."""
 PARKED_BYTES: Final = 64 * 1024 * 1024
+
+
+class Request(NamedTuple):
+    """The columns of one request, besides those that its reply keeps."""
+
+    client: int
+    routed_by: int
+    """Version of the map that the client chose this node by."""
+    batch: int
+    watermark: int
+    op: int | bytes
+    """One for all operations, or one for each."""
+    indices: list[int] | None
+    """Place of each operation in its batch; None: 0…n-1."""
+    keys: list[Any]
+    values: list[Any] | None
+    operands: list[int] | None
+    """What conditions compare versions with; cursors."""
+    early: bool = False
+    """Whether the reply does not wait for the commit of what it wrote itself (SAFETY 27)."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether some operation may change something."""
+        return self.op in wire.WRITES if isinstance(self.op, int) else not wire.WRITES.isdisjoint(self.op)
+
+    def place(self, position: int) -> int:
+        """Place of an operation in its batch."""
+        return position if self.indices is None else self.indices[position]
+
+    def op_at(self, position: int) -> int:
+        """The operation at a position."""
+        return self.op if isinstance(self.op, int) else self.op[position]
 
 
 class Parked(NamedTuple):
@@ -89,18 +127,22 @@ class Requests:
 
     def handle(self, source: Address, header: wire.Header, frame: bytes, *, may_wait: bool = True) -> None:
         """One REQUEST. Raises `Malformed`; what is late is dropped before it is looked at any further."""
-        body = wire.decode_body(frame)
-        request, attempt, batch, watermark, deadline_ms, op, indices, shards, keys, values, ack = body
+        (
+            number, attempt, batch, watermark, deadline_ms, op, packed_indices, packed_shards, keys, values, ack,
+            packed_operands,
+        ) = wire.decode_body(frame)  # fmt: skip
         local = self.local
-        where = None if indices is None else wire.unpack_u16(indices)
-        numbers = wire.unpack_u16(shards)
-        check_identity(request, attempt, batch, watermark, deadline_ms)
-        check_request(local.settings, op, where, numbers, keys, values)
-        if op == wire.PUT and len(frame) > local.settings.value_limit_bytes:
+        indices = None if packed_indices is None else wire.unpack_u16(packed_indices)
+        operands = None if packed_operands is None else wire.unpack_u64(packed_operands)
+        shards = wire.unpack_u16(packed_shards)
+        check_identity(number, attempt, batch, watermark, deadline_ms)
+        request = Request(header.sender, header.map_version, batch, watermark, op, indices, keys, values, operands)
+        check_request(local.settings, request, shards)
+        if values is not None and len(frame) > local.settings.value_limit_bytes:
             check_sizes(values, local.settings.value_limit_bytes)
         if ack not in (wire.ACK_DEFAULT, wire.ACK_ALL, wire.ACK_PRIMARY):
             raise Malformed(f"there is no acknowledgement level {ack}")
-        held = Held(source, request, attempt, numbers, deadline_ms, writes=op in wire.WRITES)
+        held = Held(source, number, attempt, shards, deadline_ms, writes=request.writes)
         if local.now_ms > deadline_ms:
             local.fired["late requests"] += 1
             was_answered = held.writes and self._was_answered(header.sender, batch, attempt)
@@ -110,16 +152,18 @@ class Requests:
             return
         if deadline_ms - local.now_ms > 2 * local.settings.timeout_limit_ms:
             raise Malformed(f"the deadline is further away than {local.settings.timeout_limit_ms} ms")
-        if op == wire.GET_ANY:
-            if not self.serving.active.issuperset(numbers):
-                self.reading.read(held, keys)
+        if op in wire.REPLICA_READS:
+            if op == wire.GET_STALE or not self.serving.active.issuperset(shards):
+                self.reading.read(held, keys, stale=op == wire.GET_STALE)
+                local.operations += len(keys)
                 return
-            op = wire.GET
-        unserved = not self.serving.active.issuperset(numbers) or local.now_ms >= self.serving.covered_until_ms
-        if unserved and may_wait and self._park(numbers, source, header, frame):
+            request = request._replace(op=wire.GET)
+        unserved = not self.serving.active.issuperset(shards) or local.now_ms >= self.serving.covered_until_ms
+        if unserved and may_wait and self._park(shards, source, header, frame):
             return
-        early = held.writes and (ack or self._default_ack) == wire.ACK_PRIMARY
-        self._execute(held, header, batch, watermark, op, where, keys, values, early)
+        if held.writes and (ack or self._default_ack) == wire.ACK_PRIMARY:
+            request = request._replace(early=True)
+        self._execute(held, request)
         local.operations += len(keys)
         local.busy_until_ms = local.now_ms + BUSY_MS
         self._taken_bytes += len(frame)
@@ -127,25 +171,18 @@ class Requests:
             self._taken_bytes = 0
             self.serving.flush()
 
-    def _execute(
-        self, held: Held, header: wire.Header, batch: int, watermark: int, op: int, indices: Any, keys: Any,
-        values: Any, early: bool,
-    ) -> None:  # fmt: skip
-        """Execute a checked request, or refuse it, operation by operation where need be; queue or hold its reply.
-
-        `early`: the reply does not wait for the commit of what it wrote itself (SAFETY 27).
-        """
-        local = self.local
+    def _execute(self, held: Held, request: Request) -> None:
+        """Execute a checked request, or refuse it, operation by operation where need be; queue or hold its reply."""
+        local, op = self.local, request.op
         shards = held.shards
-        count = len(keys)
         session: Session | None = None
         unknown = wire.OK
-        if op in wire.WRITES:
-            session, unknown = self._admit(header.sender, batch, watermark, held.attempt)
-        record = session.records.get(batch) if session is not None else None
+        if held.writes:
+            session, unknown = self._admit(request.client, request.batch, request.watermark, held.attempt)
+        record = session.records.get(request.batch) if session is not None else None
         whole = (
             local.now_ms < self.serving.covered_until_ms
-            and header.map_version >= self.serving.youngest_reign
+            and request.routed_by >= self.serving.youngest_reign
             and self.serving.active.issuperset(shards)
             and record is None
             and unknown == wire.OK
@@ -154,32 +191,32 @@ class Requests:
             and not any(stream.full for stream in local.outgoing.values())
         )
         if whole:
-            chosen: Sequence[int] | None = None
+            chosen: Sequence[int] = range(len(shards))
         else:
-            chosen = self._choose(held, header, record, unknown, indices, op)
-            if len(chosen) == count:
-                chosen = None
+            chosen = self._choose(held, request, record, unknown)
+            whole = len(chosen) == len(shards)
         waits: dict[Group, int] = {}
-        if op == wire.PUT and chosen is None:
-            held.versions = self._put(waits, header.sender, batch, watermark, indices, shards, keys, values)
-        elif op == wire.GET and chosen is None:
-            entries = [
-                table.get(key, ABSENT)
-                for table, key in zip(map(local.store.tables.__getitem__, shards), keys, strict=True)
-            ]
+        if whole and op == wire.PUT:
+            assert request.values is not None
+            versions = held.versions = self.serving.next_versions(shards)
+            held.values = None
+            local.store.apply(shards, request.keys, versions, request.values)
+            self._replicate(waits, request, request.indices, shards, versions, request.keys, request.values, None)
+        elif whole and op == wire.GET:
+            tables = map(local.store.tables.__getitem__, shards)
+            entries = [table.get(key, ABSENT) for table, key in zip(tables, request.keys, strict=True)]
             held.versions = [entry[0] for entry in entries]
             held.values = [entry[1] for entry in entries]
         else:
-            self._each(waits, held, header.sender, batch, watermark, op, indices, keys, values, chosen)
+            self._each(waits, held, request, chosen)
         if session is not None and unknown == wire.OK:
-            session.record(batch).attempt = held.attempt
-        if early:
+            session.record(request.batch).attempt = held.attempt
+        if request.early:
             local.fired["early acknowledgements"] += 1
             waits = {}
-            if held.statuses is not None:
-                self._depend(waits, held, [at for at, status in enumerate(held.statuses) if status == wire.MISSING])
-        elif self.serving.unsettled and (op != wire.PUT or chosen is not None):
-            self._depend(waits, held, range(len(shards)))
+            self._depend(waits, held.shards, held.seen.items())
+        elif self.serving.unsettled and (op != wire.PUT or not whole):
+            self._depend(waits, held.shards, enumerate(held.versions))
         self.serving.hold(held, waits)
 
     def _admit(self, client: int, batch: int, watermark: int, attempt: int) -> tuple[Session | None, int]:
@@ -203,34 +240,74 @@ class Requests:
         record = session.records.get(batch) if session is not None else None
         return record is not None and attempt <= record.attempt
 
-    def _choose(
-        self, held: Held, header: wire.Header, record: Record | None, unknown: int, indices: Any, op: int
-    ) -> list[int]:
+    def _choose(self, held: Held, request: Request, record: Record | None, unknown: int) -> list[int]:
         """Positions that may be executed; the others get their status, or the result of an earlier try."""
-        held.versions = [0] * len(held.shards)
+        count = len(held.shards)
+        held.versions, held.values = [0] * count, [None] * count
         full = {peer for peer, stream in self.local.outgoing.items() if stream.full}
+        overtaken = self._overtaken(request, record, count)
+        executed: set[Any] = set()
         chosen = []
         for position, shard in enumerate(held.shards):
-            status = self._refusal(shard, header.map_version, full, op)
+            status = self._refusal(shard, request.routed_by, full, writes=held.writes)
             if status == wire.OK and record is not None:
-                index = position if indices is None else indices[position]
-                if (found := record.version(index)) is not None:
-                    self.local.fired["retries found"] += 1
-                    held.versions[position] = found
+                # A condition after an operation that is executed afresh, on the same key, is too: they have an order.
+                afresh = request.keys[position] in executed
+                if self._answer_again(held, request, record, position, afresh=afresh):
                     continue
-                if index in record.misses:
-                    held.versions[position], _ = record.misses[index]
-                    held.set_status(position, wire.MISSING)
-                    continue
+            if status == wire.OK and position in overtaken:
+                self.local.fired["overtaken operations"] += 1
+                status = wire.OVERTAKEN
             status = unknown if unknown == wire.MAYBE else status or unknown
             if status == wire.OK:
                 chosen.append(position)
+                if isinstance(request.op, bytes):
+                    executed.add(request.keys[position])
             else:
                 held.set_status(position, status)
         return chosen
 
-    def _refusal(self, shard: int, routed_by: int, full: set[int], op: int) -> int:
-        """Why this node does not execute an operation on `shard` now, or OK."""
+    def _answer_again(
+        self, held: Held, request: Request, record: Record, position: int, *, afresh: bool
+    ) -> bool:
+        """Give the answer of an earlier try, if it is known (SAFETY 24); `afresh`: unless it was a failed condition."""
+        index = request.place(position)
+        if (found := record.find(index)) is not None:
+            self.local.fired["retries found"] += 1
+            held.versions[position], result = found
+            assert held.values is not None
+            held.values[position] = result
+            held.seen[position] = held.versions[position]
+            if record.forgetful and request.op_at(position) in RETURNING:
+                held.set_status(position, wire.OVERTAKEN)
+            return True
+        if index in record.misses and not afresh:
+            status, held.versions[position], _ = record.misses[index]
+            held.seen[position] = held.versions[position]
+            held.set_status(position, status)
+            return True
+        return False
+
+    def _overtaken(self, request: Request, record: Record | None, count: int) -> set[int]:
+        """Positions before one on the same key that an earlier try has done.
+
+        That try looked at them too, and in their order: they were reads, or conditions that failed. Executed now they
+        would see what came after them.
+        """
+        overtaken: set[int] = set()
+        if record is None or isinstance(request.op, int):
+            return overtaken
+        done_keys = set()
+        for position in reversed(range(count)):
+            if record.find(request.place(position)) is not None:
+                done_keys.add(request.keys[position])
+            elif request.keys[position] in done_keys:
+                overtaken.add(position)
+        return overtaken
+
+    def _refusal(self, shard: int, routed_by: int, full: set[int], *, writes: bool) -> int:
+        """Why this node does not execute an operation on `shard` now, or OK. The same for all of one request on the
+        shard, so that their order stands."""
         local = self.local
         entries = local.map.shards
         if shard >= len(entries) or entries[shard].primary != local.boot:
@@ -241,87 +318,90 @@ class Requests:
         if routed_by < self.serving.reign.get(shard, 0):
             local.fired["old routes refused"] += 1
             return wire.OLD_ROUTE
-        if op in wire.WRITES and self.serving.is_thin((shard,)):
+        if writes and self.serving.is_thin((shard,)):
             return wire.THIN
-        if len(self.serving.held) >= HELD_LIMIT or (op in wire.WRITES and not full.isdisjoint(group.receivers)):
+        if len(self.serving.held) >= HELD_LIMIT or (writes and not full.isdisjoint(group.receivers)):
             return wire.BUSY
         return wire.OK
 
-    def _put(
-        self, waits: dict[Group, int], client: int, batch: int, watermark: int, indices: Any, shards: Sequence[int],
-        keys: Sequence[Any], values: Sequence[Any],
-    ) -> list[int]:  # fmt: skip
-        """Make new versions for puts, apply, remember and replicate them."""
-        local = self.local
-        versions = self.serving.next_versions(shards)
-        local.store.apply(shards, keys, versions, values)
-        local.sessions.remember(client, batch, watermark, indices, shards, versions, local.now_ms)
-        self.serving.replicate(waits, Part(client, batch, watermark, indices, shards, versions, keys, values))
-        return versions
-
-    def _each(
-        self, waits: dict[Group, int], held: Held, client: int, batch: int, watermark: int, op: int, indices: Any,
-        keys: Sequence[Any], values: Sequence[Any], chosen: Sequence[int] | None,
-    ) -> None:  # fmt: skip
-        """Execute what is not a whole batch of puts or gets: the chosen positions, one after the other."""
-        tables = self.local.store.tables
-        if chosen is None:
-            chosen = range(len(keys))
+    def _each(self, waits: dict[Group, int], held: Held, request: Request, chosen: Iterable[int]) -> None:
+        """Execute the chosen positions, one after the other: each sees what those before it did."""
+        local, store = self.local, self.local.store
+        count, limit_bytes = len(held.shards), local.settings.value_limit_bytes
         if not held.versions:
-            held.versions = [0] * len(keys)
-        if op == wire.DELETE and len({keys[position] for position in chosen}) < len(chosen):
-            # A key named twice: the second delete has to see the first.
-            for position in chosen:
-                self._each(waits, held, client, batch, watermark, op, indices, keys, values, (position,))
-            return
-        if op in (wire.GET, wire.EXISTS):
-            held.values = [None] * len(keys)
-            for position in chosen:
-                version, value = tables[held.shards[position]].get(keys[position], ABSENT)
-                held.versions[position] = version
-                held.values[position] = value if op == wire.GET else value is not None
-            return
-        done = [position for position in chosen if op == wire.PUT or self._exists(held, position, keys[position])]
-        if op == wire.DELETE:
-            self._remember_misses(held, client, batch, watermark, indices, set(chosen) - set(done))
-        if not done:
-            return
-        where = [position if indices is None else indices[position] for position in done]
-        shards = [held.shards[position] for position in done]
-        chosen_keys = [keys[position] for position in done]
-        chosen_values = [values[position] if op == wire.PUT else None for position in done]
-        versions = self._put(waits, client, batch, watermark, where, shards, chosen_keys, chosen_values)
-        if op == wire.DELETE:
-            self.local.store.bury(shards, chosen_keys, versions, self.local.now_ms)
-        for position, version in zip(done, versions, strict=True):
+            held.versions = [0] * count
+        if held.values is None:
+            held.values = [None] * count
+        given, operands = request.values, request.operands
+        done: list[int] = []
+        versions: list[int] = []
+        values: list[Any] = []
+        results: list[Any] = []
+        failed: list[tuple[int, int]] = []
+        for position in chosen:
+            op, shard, key = request.op_at(position), held.shards[position], request.keys[position]
+            operand = 0 if operands is None else operands[position]
+            if op == wire.KEYS:
+                held.versions[position] = store.positions[shard]
+                held.values[position] = page_of_keys(store.tables[shard], key, operand)
+                continue
+            version, value = store.tables[shard].get(key, ABSENT)
+            outcome = EVALUATIONS[op](version, value, given[position] if given else None, operand, limit_bytes)
+            if op not in BLIND:
+                held.seen[position] = version
+            if outcome.changes:
+                (version,) = self.serving.next_versions((shard,))
+                store.apply((shard,), (key,), (version,), (outcome.value,))
+                if outcome.value is None:
+                    store.bury((shard,), (key,), (version,), local.now_ms)
+                done.append(position)
+                versions.append(version)
+                values.append(outcome.value)
+                results.append(outcome.result)
             held.versions[position] = version
+            if outcome.status:
+                held.set_status(position, outcome.status)
+                failed.append((position, outcome.status))
+            else:
+                held.values[position] = outcome.result
+        if failed:
+            self._remember_failures(held, request, failed)
+        if done:
+            columns = [held.shards[at] for at in done], versions, [request.keys[at] for at in done], values
+            kept = results if any(result is not None for result in results) else None
+            self._replicate(waits, request, [request.place(at) for at in done], *columns, kept)
+        if not any(value is not None for value in held.values):
+            held.values = None
 
-    def _exists(self, held: Held, position: int, key: Any) -> bool:
-        """Whether there is something to delete; if not, the miss becomes the answer."""
-        version, value = self.local.store.tables[held.shards[position]].get(key, ABSENT)
-        if value is None:
-            held.set_status(position, wire.MISSING)
-            held.versions[position] = version
-        return value is not None
+    def _replicate(
+        self, waits: dict[Group, int], request: Request, indices: Sequence[int] | None, shards: Sequence[int],
+        versions: Sequence[int], keys: Sequence[Any], values: Sequence[Any], results: Sequence[Any] | None,
+    ) -> None:  # fmt: skip
+        """Remember and send on what was applied here."""
+        client, batch, watermark = request.client, request.batch, request.watermark
+        self.local.sessions.remember(
+            client, batch, watermark, indices, shards, versions, self.local.now_ms, results
+        )
+        part = Part(client, batch, watermark, indices, shards, versions, keys, values, results)
+        self.serving.replicate(waits, part)
 
-    def _remember_misses(
-        self, held: Held, client: int, batch: int, watermark: int, indices: Any, positions: Iterable[int]
-    ) -> None:
-        """A later try of the same delete must not delete what an earlier one found missing (SAFETY 24)."""
+    def _remember_failures(self, held: Held, request: Request, failed: Iterable[tuple[int, int]]) -> None:
+        """A later try must not do what this one was refused by its condition (SAFETY 24)."""
         local = self.local
-        local.sessions.remember(client, batch, watermark, (), (), (), local.now_ms)
-        session = local.sessions.find(client)
-        record = session.records.get(batch) if session else None
+        local.sessions.remember(request.client, request.batch, request.watermark, (), (), (), local.now_ms)
+        session = local.sessions.find(request.client)
+        record = session.records.get(request.batch) if session else None
         if record is not None:
-            for position in positions:
-                index = position if indices is None else indices[position]
-                record.misses[index] = held.versions[position], held.shards[position]
+            for position, status in failed:
+                version = held.versions[position], held.shards[position]
+                record.misses[request.place(position)] = status, *version
 
-    def _depend(self, waits: dict[Group, int], held: Held, positions: Iterable[int]) -> None:
-        """Add what the shown versions depend on: within an epoch, one comparison says whether one is committed."""
+    def _depend(self, waits: dict[Group, int], shards: Sequence[int], shown: Iterable[tuple[int, int]]) -> None:
+        """Add what the shown versions, by position, depend on: within an epoch, one comparison says whether one is
+        committed."""
         bases, group_of = self.serving.bases, self.serving.group_of
-        for position in positions:
-            shard, version = held.shards[position], held.versions[position]
+        for position, version in shown:
+            shard = shards[position]
             base = bases[shard]
             if version > base:
                 group = group_of[shard]
@@ -340,25 +420,32 @@ def check_identity(request: Any, attempt: Any, batch: Any, watermark: Any, deadl
         raise Malformed("the deadline is no number")
 
 
-def check_request(settings: ClusterSettings, op: Any, indices: Any, shards: list[int], keys: Any, values: Any) -> None:
+def check_request(settings: ClusterSettings, request: Request, shards: list[int]) -> None:
     """Raise `Malformed` for what could harm others. Costs a C-level pass over the keys, not a look at each."""
     count = len(shards)
-    if type(keys) is not list or (op == wire.PUT and type(values) is not list):
+    op, keys, values, operands = request.op, request.keys, request.values, request.operands
+    if type(keys) is not list or (values is not None and type(values) is not list):
         # Other sequences could be applied here, and then not be split by replica set.
         raise Malformed("keys and values are lists")
-    if not 0 < count <= OPS_LIMIT or len(keys) != count or (indices is not None and len(indices) != count):
+    columns: tuple[Any, ...] = (keys, request.indices, values, operands, op if type(op) is bytes else None)
+    if not 0 < count <= OPS_LIMIT or any(column is not None and len(column) != count for column in columns):
         raise Malformed("columns of different length, or none, or too many")
-    if op not in wire.OPERATIONS:
-        raise Malformed(f"operation {op} is unknown")
+    kinds = {op} if type(op) is int else set(op) if type(op) is bytes else {None}
+    if not kinds <= (wire.OPERATIONS if len(kinds) == 1 else wire.MIXABLE):
+        raise Malformed(f"operation {op!r} is unknown, or does not go with others")
     if not set(map(type, keys)) <= {str, bytes} or _longest(keys, settings.key_limit_bytes) > settings.key_limit_bytes:
         raise Malformed(f"a key is neither str nor bytes, or longer than {settings.key_limit_bytes} bytes")
-    if max(shards) >= settings.shards or shard_of(keys[0], settings.shards) != shards[0]:
+    if max(shards) >= settings.shards or (op != wire.KEYS and shard_of(keys[0], settings.shards) != shards[0]):
         # One key tells whether the client hashes as we do; all would cost more than executing the request.
         raise Malformed("the first key does not belong to the shard named for it")
-    if op == wire.PUT:
-        types = set(map(type, values))
-        if len(values) != count or type(None) in types or list in types or dict in types:
+    if not kinds.isdisjoint(wire.TAKES_VALUE):
+        types = set(map(type, values or ()))
+        if values is None or list in types or dict in types:
             raise Malformed("values are bytes, str, numbers, bool or extension types, one for each key")
+        if type(None) in types and any(
+            value is None and request.op_at(position) in wire.TAKES_VALUE for position, value in enumerate(values)
+        ):
+            raise Malformed("an operation lacks its value")
 
 
 def check_sizes(values: Sequence[Any], limit_bytes: int) -> None:

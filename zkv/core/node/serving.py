@@ -121,24 +121,15 @@ class Serving:
                     continue
             if len(positions) == len(part.shards):
                 share = part
-            elif len(positions) == 1:
-                at = positions[0]
-                share = Part(
-                    part.client, part.batch, part.watermark, (at if part.indices is None else part.indices[at],),
-                    (part.shards[at],), (part.versions[at],), (part.keys[at],), (part.values[at],),
-                )  # fmt: skip
             else:
-                pick = itemgetter(*positions)
-                share = Part(
-                    part.client, part.batch, part.watermark, positions if part.indices is None else pick(part.indices),
-                    pick(part.shards), pick(part.versions), pick(part.keys), pick(part.values),
-                )  # fmt: skip
+                share = part.pick(positions)
             group.parts.append(share)
             group.wire.append(
                 (
                     WRITES_PART, share.client, share.batch, share.watermark,
                     None if share.indices is None else wire.pack_u16(share.indices),
                     wire.pack_u16(share.shards), wire.pack_u64(share.versions), share.keys, share.values,
+                    share.results,
                 )
             )  # fmt: skip
             self._dirty[group] = None

@@ -1,8 +1,9 @@
 """Client sessions: what makes a retried write take effect once (SAFETY 24).
 
 A write is named by (client id, batch, index). Every replica remembers, for each batch a client may still ask about,
-which versions its operations got: one table entry a batch, whose columns are the very lists that were replicated, so
-that remembering costs nothing per operation. A retry that is found returns the first result. What a client can no
+which versions its operations got, and what else they returned: one table entry a batch, whose columns are the very
+lists that were replicated, so that remembering costs nothing per operation. A retry that is found returns the first
+result. What a client can no
 longer ask about (below its watermark) is forgotten; a silent client's session is forgotten after `ttl_ms`, which
 is longer than any request may live.
 
@@ -12,16 +13,21 @@ instead of per operation.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Container, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from zkv.core import wire
+from zkv.core.node.store import size_of
 
 RECORDS_LIMIT: Final = 4096
 """Batches that one client may have outstanding."""
 SESSIONS_LIMIT: Final = 100_000
 """Clients remembered. A further one is turned away until an older one has been silent for long enough."""
+RESULTS_BYTES: Final = 64 * 1024 * 1024
+"""Of results beside versions (counters, former values). Beyond it the oldest are given up: their writes are known to be
+done, and what they returned is not known any more."""
 
 
 class SessionPart(NamedTuple):
@@ -31,27 +37,40 @@ class SessionPart(NamedTuple):
     """Place of each operation in the batch; None: 0…n-1."""
     shards: Sequence[int]
     versions: Sequence[int]
+    results: Sequence[Any] | None = None
+    """What each returned besides its version; None: nothing."""
 
-    def rows(self) -> Iterator[tuple[int, int, int]]:
-        """(index, shard, version) of each operation."""
-        indices = range(len(self.versions)) if self.indices is None else self.indices
-        return zip(indices, self.shards, self.versions, strict=True)
+    def rows(self) -> Iterator[tuple[int, int, int, Any]]:
+        """(index, shard, version, result) of each operation."""
+        count = len(self.versions)
+        indices = range(count) if self.indices is None else self.indices
+        results = (None,) * count if self.results is None else self.results
+        return zip(indices, self.shards, self.versions, results, strict=True)
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[tuple[int, int, int, Any]]) -> SessionPart:
+        """The inverse of `rows`; of at least one."""
+        indices, shards, versions, results = zip(*rows, strict=True)
+        return cls(indices, shards, versions, None if set(results) == {None} else results)
 
 
 class Record:
     """What became of the operations of one batch, as far as this replica saw them."""
 
-    __slots__ = ("_found", "attempt", "misses", "parts")
+    __slots__ = ("_found", "attempt", "forgetful", "misses", "parts")
 
     def __init__(self) -> None:
         self.parts: list[SessionPart] = []
         """Every replicated part of the batch."""
-        self.misses: dict[int, tuple[int, int]] = {}
-        """Deletes that met nothing: index -> (version of the answer, shard). Known to the primary that gave it only."""
+        self.misses: dict[int, tuple[int, int, int]] = {}
+        """Conditions that failed: index -> (status, version of the answer, shard). Known to the primary that gave it
+        only."""
+        self.forgetful = False
+        """Whether results were given up for want of room."""
         self.attempt = 0
         """Newest try of the batch that this node answered as a primary: what a try was refused, a duplicate of it must
         not do (SAFETY 25)."""
-        self._found: dict[int, int] | None = None
+        self._found: dict[int, tuple[int, Any]] | None = None
 
     def __len__(self) -> int:
         """Operations that are remembered."""
@@ -65,12 +84,12 @@ class Record:
     def of_shards(self, shards: Container[int]) -> SessionPart | None:
         """What is remembered of operations on these shards, as one part."""
         picked = [row for part in self.parts for row in part.rows() if row[1] in shards]
-        return SessionPart(*zip(*picked, strict=True)) if picked else None
+        return SessionPart.of_rows(picked) if picked else None
 
     def forget(self, shards: AbstractSet[int]) -> None:
         """Forget what is remembered of operations on these shards."""
         if self.misses:
-            self.misses = {index: miss for index, miss in self.misses.items() if miss[1] not in shards}
+            self.misses = {index: miss for index, miss in self.misses.items() if miss[2] not in shards}
         if all(shards.isdisjoint(part.shards) for part in self.parts):
             return
         kept = []
@@ -78,17 +97,27 @@ class Record:
             if shards.isdisjoint(part.shards):
                 kept.append(part)
             elif rows := [row for row in part.rows() if row[1] not in shards]:
-                kept.append(SessionPart(*zip(*rows, strict=True)))
+                kept.append(SessionPart.of_rows(rows))
         self.parts = kept
         self._found = None
 
-    def version(self, index: int) -> int | None:
-        """The version that operation `index` got, or None if it was not seen."""
+    def find(self, index: int) -> tuple[int, Any] | None:
+        """The version that operation `index` got and what else it returned, or None if it was not seen."""
         if self._found is None:
-            self._found = {}
-            for indices, _, versions in self.parts:
-                self._found.update(zip(range(len(versions)) if indices is None else indices, versions, strict=True))
+            self._found = {
+                place: (version, result) for part in self.parts for place, _, version, result in part.rows()
+            }
         return self._found.get(index)
+
+    def results_bytes(self) -> int:
+        """Memory of the results, versions aside."""
+        return sum(sum(map(size_of, part.results)) for part in self.parts if part.results is not None)
+
+    def give_up_results(self) -> None:
+        """Keep what was done, and forget what it returned."""
+        self.parts = [part._replace(results=None) for part in self.parts]
+        self.forgetful = True
+        self._found = None
 
 
 class Session:
@@ -124,11 +153,15 @@ class Session:
 class Sessions:
     """All sessions of one node. Ordered by last use, so that expiry looks only at what expires."""
 
-    __slots__ = ("_table", "ttl_ms")
+    __slots__ = ("_bulky", "_bulky_bytes", "_table", "ttl_ms")
 
     def __init__(self, ttl_ms: float) -> None:
         self.ttl_ms = ttl_ms
         self._table: dict[int, Session] = {}
+        self._bulky: deque[tuple[int, int]] = deque()
+        """(client, batch) of records with results, oldest first; some may be forgotten by now."""
+        self._bulky_bytes = 0
+        """At least what the results of these take."""
 
     def __len__(self) -> int:
         return len(self._table)
@@ -161,12 +194,38 @@ class Sessions:
         shards: Sequence[int],
         versions: Sequence[int],
         now_ms: float,
+        results: Sequence[Any] | None = None,
     ) -> None:
         """Record a replicated part, on any replica."""
         session = self.open(client, watermark, now_ms)
         if batch < session.watermark:
             return
-        session.record(batch).add(SessionPart(indices, shards, versions))
+        session.record(batch).add(SessionPart(indices, shards, versions, results))
+        if results is not None:
+            self._bulky.append((client, batch))
+            self._bulky_bytes += sum(map(size_of, results))
+            if self._bulky_bytes > RESULTS_BYTES:
+                self._make_room()
+
+    def _make_room(self) -> None:
+        """Count again what the results take, and give up the oldest down to half of the limit."""
+        kept = [
+            (name, record)
+            for name in dict.fromkeys(self._bulky)
+            if (session := self._table.get(name[0])) is not None
+            and (record := session.records.get(name[1])) is not None
+        ]
+        sizes = [record.results_bytes() for _, record in kept]
+        self._bulky_bytes = sum(sizes)
+        self._bulky = deque(name for name, _ in kept)
+        if self._bulky_bytes <= RESULTS_BYTES:
+            return
+        for (_, record), size in zip(kept, sizes, strict=True):
+            if self._bulky_bytes <= RESULTS_BYTES // 2:
+                break
+            record.give_up_results()
+            self._bulky_bytes -= size
+            self._bulky.popleft()
 
     def clients(self) -> list[int]:
         """Everybody who is remembered."""

@@ -49,6 +49,8 @@ class Row(NamedTuple):
     batch: int
     place: int
     """Index of the operation in its batch."""
+    result: Any = None
+    """What it returned besides the version."""
 
 
 def checked_tail(epoch: Any, position: Any, rows: Any) -> list[Row]:
@@ -59,9 +61,9 @@ def checked_tail(epoch: Any, position: Any, rows: Any) -> list[Row]:
     numbers = [position]
     tail = []
     for row in rows:
-        tail.append(Row(*row))
-        version, key, _, *identity = row
+        version, key, _, *identity, _ = row
         numbers += [version, *identity]
+        tail.append(Row(*row))
         if not isinstance(key, str | bytes):
             raise Malformed("a key in a tail is neither str nor bytes")
     if any(type(number) is not int or not 0 <= number < 2**64 for number in numbers):

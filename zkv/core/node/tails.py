@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from zkv.core.node.store import Row
@@ -31,6 +32,21 @@ class Part(NamedTuple):
     keys: Sequence[Any]
     values: Sequence[Any]
     """None: a delete."""
+    results: Sequence[Any] | None = None
+    """What each returns besides its version; None: nothing."""
+
+    def pick(self, chosen: Sequence[int]) -> Part:
+        """Its rows at `chosen`, of which there is at least one."""
+        places = chosen if self.indices is None else _picked(self.indices, chosen)
+        return Part(
+            self.client, self.batch, self.watermark, places, _picked(self.shards, chosen),
+            _picked(self.versions, chosen), _picked(self.keys, chosen), _picked(self.values, chosen),
+            None if self.results is None else _picked(self.results, chosen),
+        )  # fmt: skip
+
+
+def _picked(column: Sequence[Any], chosen: Sequence[int]) -> Sequence[Any]:
+    return itemgetter(*chosen)(column) if len(chosen) > 1 else (column[chosen[0]],)
 
 
 def _without(part: Part, shards: Container[int]) -> Part | None:
@@ -40,9 +56,7 @@ def _without(part: Part, shards: Container[int]) -> Part | None:
         return part
     if not kept:
         return None
-    places = range(len(part.shards)) if part.indices is None else part.indices
-    columns = (places, part.shards, part.versions, part.keys, part.values)
-    return Part(part.client, part.batch, part.watermark, *([column[at] for at in kept] for column in columns))
+    return part.pick(kept)
 
 
 class Tails:
@@ -77,11 +91,12 @@ class Tails:
         found: dict[int, dict[int, Row]] = {shard: {} for shard in shards}
         for part in self._parts():
             indices = range(len(part.shards)) if part.indices is None else part.indices
-            for shard, version, key, value, index in zip(
-                part.shards, part.versions, part.keys, part.values, indices, strict=True
+            results = (None,) * len(part.shards) if part.results is None else part.results
+            for shard, version, key, value, index, result in zip(
+                part.shards, part.versions, part.keys, part.values, indices, results, strict=True
             ):
                 if shard in found and version > committed(shard):
-                    found[shard][version] = Row(version, key, value, part.client, part.batch, index)
+                    found[shard][version] = Row(version, key, value, part.client, part.batch, index, result)
         return {shard: [rows[version] for version in sorted(rows)] for shard, rows in found.items()}
 
     def prune(self, sources: Iterable[int], settled: Callable[[int, int], bool]) -> None:

@@ -208,7 +208,7 @@ class Takeovers:
         local = self.local
         fresh = local.store.adopt(shard, rows, local.now_ms)
         for row in fresh:
-            local.sessions.remember(row.client, row.batch, 0, (row.place,), (shard,), (row.version,), local.now_ms)
+            local.remember(shard, row)
         local.keep_rows({shard: fresh})
 
     def _send_lacking(self) -> None:
