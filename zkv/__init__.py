@@ -16,17 +16,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zkv.client import Client, DeleteResult, Entry, PutResult
+    from zkv.client import AsyncClient, Client, DeleteResult, Entry, Map, PutResult
     from zkv.errors import (
         ClosedError,
+        LockLost,
         ManagerUnreachable,
         NotFormed,
         ProtocolError,
         SettingError,
         ShardUnavailable,
         TimedOut,
+        TooLarge,
         Unavailable,
         UsageError,
+        WrongType,
         ZkvError,
     )
     from zkv.local import LocalCluster
@@ -34,26 +37,31 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClient",
     "Client",
     "ClosedError",
     "DeleteResult",
     "Entry",
     "LocalCluster",
+    "LockLost",
     "ManagerUnreachable",
+    "Map",
     "NotFormed",
     "ProtocolError",
     "PutResult",
     "SettingError",
     "ShardUnavailable",
     "TimedOut",
+    "TooLarge",
     "Unavailable",
     "UsageError",
+    "WrongType",
     "ZkvError",
     "__version__",
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Client", "DeleteResult", "Entry", "PutResult"), "zkv.client"),
+    **dict.fromkeys(("AsyncClient", "Client", "DeleteResult", "Entry", "Map", "PutResult"), "zkv.client"),
     "LocalCluster": "zkv.local",
 }
 

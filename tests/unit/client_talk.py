@@ -41,6 +41,7 @@ class Request(NamedTuple):
     keys: list[str]
     values: list[Any] | None
     ack: int
+    operands: list[int] | None
     map_version: int
 
 
@@ -101,13 +102,15 @@ class Talk:
         found = []
         for to, frame in sent:
             if frame[3] == wire.REQUEST:
-                number, attempt, batch, mark, deadline, op, indices, _, keys, values, ack = (
+                number, attempt, batch, mark, deadline, op, indices, _, keys, values, ack, operands = (
                     wire.decode_body(frame)
                 )
                 where = None if indices is None else wire.unpack_u16(indices)
+                given = None if operands is None else wire.unpack_u64(operands)
                 version = wire.decode_header(frame).map_version
                 assert isinstance(to, int)
-                found.append(Request(to, number, attempt, batch, mark, deadline, op, where, keys, values, ack, version))
+                columns = where, keys, values, ack, given
+                found.append(Request(to, number, attempt, batch, mark, deadline, op, *columns, version))
         return found
 
     def request(self) -> Request:
@@ -130,6 +133,12 @@ class Talk:
 
     def refuse(self, to: Request, code: int, sender: int | None = None) -> None:
         self.step(to.to, wire.encode(wire.REFUSED, CLUSTER, sender or to.to, 0, 1, [to.number, code, "because"]))
+
+
+def columns(call: Call) -> tuple[list[Any], ...]:
+    """Versions, values, statuses and sources of a call that is done."""
+    assert call.done
+    return tuple(map(list, call.columns()))
 
 
 def failure_of(call: Call) -> Failure:

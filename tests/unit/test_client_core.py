@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from tests.unit.client_talk import CLOCKS, CLUSTER, S2, S3, T2, A, B, C, S, T, Talk, failure_of, map_of
+from tests.unit.client_talk import CLOCKS, CLUSTER, S2, S3, T2, A, B, C, S, T, Talk, columns, failure_of, map_of
 from zkv.core import wire
-from zkv.core.client.calls import CLOCK_MS, Link
-from zkv.core.client.client import BACKOFF_MAX_MS, BATCH_OPS, TRY_MS, WINDOW
+from zkv.core.client.client import BATCH_OPS, HOLD_MS, TRY_MS, WINDOW
+from zkv.core.client.links import CLOCK_MS, Link
+from zkv.core.client.retrying import BACKOFF_MAX_MS
 from zkv.core.node.local import MANAGER
 from zkv.core.shardmap import DEAD, Delta, Shard
 
@@ -22,8 +23,8 @@ def test_operations_go_to_their_primaries_and_merge_in_the_callers_order() -> No
     talk.reply(to_a, [10])
     assert not call.done
     talk.reply(to_b, [20, 21])
-    assert call.results()[0] == [20, 10, 21]
-    assert call.results()[3] == [B, A, B]
+    assert list(call.columns()[0]) == [20, 10, 21]
+    assert list(call.columns()[3]) == [B, A, B]
 
 
 def test_values_and_misses_of_a_read_come_back_in_place() -> None:
@@ -31,7 +32,7 @@ def test_values_and_misses_of_a_read_come_back_in_place() -> None:
     call = talk.call(wire.GET, [S, T, S2])
     for request in talk.requests():
         talk.reply(request, [7] * len(request.keys), values=[f"is {key}" for key in request.keys])
-    assert call.results()[1] == [f"is {S}", f"is {T}", f"is {S2}"]
+    assert list(call.columns()[1]) == [f"is {S}", f"is {T}", f"is {S2}"]
 
 
 def test_long_calls_are_cut_and_the_window_bounds_what_is_under_way() -> None:
@@ -58,7 +59,7 @@ def test_a_refused_part_is_tried_again_and_merged_by_index() -> None:
     again = talk.request()
     assert (again.batch, again.indices, again.keys, again.attempt) == (first.batch, [1], [S2], 2)
     talk.reply(again, [31])
-    assert call.results()[0] == [10, 31, 12]
+    assert list(call.columns()[0]) == [10, 31, 12]
 
 
 def test_parts_that_end_up_at_two_primaries_keep_their_identity() -> None:
@@ -72,7 +73,7 @@ def test_parts_that_end_up_at_two_primaries_keep_their_identity() -> None:
     assert {request.map_version for request in by_node.values()} == {2}
     talk.reply(by_node[C], [21], map_version=2)
     talk.reply(by_node[B], [10, 12], map_version=2)
-    assert call.results()[0] == [10, 21, 12]
+    assert list(call.columns()[0]) == [10, 21, 12]
 
 
 def test_a_newer_map_shown_by_a_node_is_pulled_from_it_and_the_manager() -> None:
@@ -121,11 +122,13 @@ def test_rule_24_the_watermark_is_the_lowest_batch_without_all_results() -> None
     talk = Talk()
     for _ in range(3):
         talk.put(S)
+        talk.wait(HOLD_MS)
     one, two, three = talk.requests()
     assert (one.watermark, two.watermark, three.watermark) == (1, 1, 1)
     talk.reply(two, [1])
     talk.put(S)
     assert talk.request().watermark == 1
+    talk.wait(HOLD_MS)
     talk.reply(one, [1])
     talk.put(S)
     assert talk.request().watermark == 3
@@ -139,8 +142,10 @@ def test_rule_24_a_call_that_was_given_up_is_below_the_watermark() -> None:
     assert call.failure
     talk.put(S)
     assert talk.request().watermark == 2
+    talk.wait(HOLD_MS)
     abandoned = talk.put(S)
     talk.core.abandon(abandoned)
+    talk.wait(HOLD_MS)
     talk.requests()
     talk.put(S)
     assert talk.request().watermark == 2, "only the lowest counts"
@@ -154,10 +159,10 @@ def test_rule_24_missing_counts_only_as_the_answer_to_the_latest_try() -> None:
     talk.wait(BACKOFF_MAX_MS)
     second = talk.request()
     # The first try's doubles cannot be told from its answer: the request number is used up.
-    talk.reply(first, [9, 9], [wire.MISSING, wire.MISSING])
+    talk.reply(first, [9, 9], [wire.UNMET, wire.UNMET])
     assert not call.done
-    talk.reply(second, [12, 7], [wire.OK, wire.MISSING])
-    assert call.results()[::2] == ([12, 7], [wire.OK, wire.MISSING])
+    talk.reply(second, [12, 7], [wire.OK, wire.UNMET])
+    assert columns(call)[::2] == ([12, 7], [wire.OK, wire.UNMET])
 
 
 def test_rule_24_an_older_trys_missing_is_no_answer_but_its_success_is() -> None:
@@ -168,10 +173,10 @@ def test_rule_24_an_older_trys_missing_is_no_answer_but_its_success_is() -> None
     talk.core._try(attempt.batch, [0, 1])  # while the first is still under way
     talk.step()
     second = talk.request()
-    talk.reply(first, [9, 11], [wire.MISSING, wire.OK])
+    talk.reply(first, [9, 11], [wire.UNMET, wire.OK])
     assert not call.done
     talk.reply(second, [10, 11], [wire.OK, wire.OK])
-    assert call.results()[::2] == ([10, 11], [wire.OK, wire.OK])
+    assert columns(call)[::2] == ([10, 11], [wire.OK, wire.OK])
 
 
 def test_rule_24_a_client_that_wakes_from_a_pause_looks_at_its_deadlines_first() -> None:
@@ -204,7 +209,7 @@ def test_rule_26_a_late_refusal_corrects_the_estimate() -> None:
     again = talk.request()
     assert again.deadline_ms >= first.deadline_ms + 9_999
     talk.reply(again, [3])
-    assert call.results()[0] == [3]
+    assert list(call.columns()[0]) == [3]
 
 
 def test_the_clock_estimate_is_an_upper_bound_that_tightens_and_ages() -> None:
@@ -233,6 +238,6 @@ def test_strange_answers_are_ignored() -> None:
     talk.step(MANAGER, wire.encode(wire.MAP, CLUSTER, 1, 0, 9, [1, float("inf"), [], b"", b"", b"", [], []]))
     assert not call.done
     talk.reply(request, [4])
-    assert call.results()[0] == [4]
+    assert list(call.columns()[0]) == [4]
     talk.reply(request, [5])
-    assert call.results()[0] == [4], "a duplicate"
+    assert list(call.columns()[0]) == [4], "a duplicate"

@@ -6,8 +6,9 @@ import pytest
 
 from tests.unit.client_talk import A, B, C, S, T, Talk, failure_of, map_of
 from zkv.core import wire
-from zkv.core.client.calls import Failure
-from zkv.core.client.client import BACKOFF_MAX_MS, PULL_MS, TRY_MS
+from zkv.core.client import calls
+from zkv.core.client.client import PULL_MS, TRY_MS
+from zkv.core.client.retrying import BACKOFF_MAX_MS
 from zkv.core.node.local import MANAGER
 from zkv.core.shardmap import DEAD, DOWN, ShardMap
 
@@ -23,7 +24,7 @@ def test_rule_25_a_write_that_was_only_ever_refused_is_not_done(status: int) -> 
             refused += 1
         talk.wait(5)
     assert refused > 3
-    kind = Failure.UNAVAILABLE if status == wire.THIN else Failure.TIMED_OUT
+    kind = calls.UNAVAILABLE if status == wire.THIN else calls.TIMED_OUT
     assert (failure_of(call).kind, failure_of(call).unknown) == (kind, False)
 
 
@@ -63,12 +64,12 @@ def test_rule_25_a_refused_request_is_not_done_unless_another_part_was() -> None
     talk = Talk()
     call = talk.put(S)
     talk.refuse(talk.request(), wire.BAD_REQUEST)
-    assert (failure_of(call).kind, failure_of(call).unknown) == (Failure.REFUSED, False)
+    assert (failure_of(call).kind, failure_of(call).unknown) == (calls.REFUSED, False)
     both = talk.put(S, T)
     by_node = {request.to: request for request in talk.requests()}
     talk.reply(by_node[A], [10])
     talk.refuse(by_node[B], wire.BAD_REQUEST)
-    assert (failure_of(both).kind, failure_of(both).unknown) == (Failure.REFUSED, True)
+    assert (failure_of(both).kind, failure_of(both).unknown) == (calls.REFUSED, True)
 
 
 def test_rule_25_reads_are_never_in_doubt() -> None:
@@ -82,11 +83,11 @@ def test_rule_25_nothing_that_never_left_is_in_doubt() -> None:
     talk = Talk(welcome=False)
     call = talk.put(S, timeout_ms=100)
     talk.wait(100)
-    assert (failure_of(call).kind, failure_of(call).unknown) == (Failure.UNREACHABLE, False)
+    assert (failure_of(call).kind, failure_of(call).unknown) == (calls.UNREACHABLE, False)
     talk.welcome()
     call = talk.put(S, timeout_ms=100)
     talk.wait(100)
-    assert (failure_of(call).kind, failure_of(call).unknown) == (Failure.NOT_FORMED, False)
+    assert (failure_of(call).kind, failure_of(call).unknown) == (calls.NOT_FORMED, False)
 
 
 def test_a_call_waits_for_the_cluster_to_form() -> None:
@@ -96,14 +97,14 @@ def test_a_call_waits_for_the_cluster_to_form() -> None:
     talk.welcome()
     talk.tell(map_of((A,), (B,)))
     talk.reply(talk.request(), [1])
-    assert call.results()[0] == [1]
+    assert list(call.columns()[0]) == [1]
 
 
 def test_keys_whose_every_copy_is_dead_are_lost_at_once() -> None:
     talk = Talk()
     call = talk.put(S)
     talk.tell(map_of((A, B), (C,), 2, a=DEAD, b=DEAD))
-    assert failure_of(call).kind == Failure.UNAVAILABLE
+    assert failure_of(call).kind == calls.UNAVAILABLE
     assert (failure_of(call).shard, failure_of(call).unknown) == (0, True)
 
 
@@ -113,7 +114,7 @@ def test_keys_whose_copies_are_only_silent_may_come_back() -> None:
     talk.tell(map_of((A,), (C,), 2, a=DOWN))
     assert not call.done
     talk.wait(700)
-    assert failure_of(call).kind == Failure.UNAVAILABLE
+    assert failure_of(call).kind == calls.UNAVAILABLE
 
 
 def test_another_start_on_the_same_port_makes_it_ask_for_the_map() -> None:
@@ -160,7 +161,7 @@ def test_a_call_on_a_lost_shard_asks_the_manager_once_more_before_it_fails() -> 
     call = talk.put(S)
     assert not call.done
     talk.tell(map_of((A, B), (C,), 2, a=DEAD, b=DEAD))
-    assert failure_of(call).kind == Failure.UNAVAILABLE
+    assert failure_of(call).kind == calls.UNAVAILABLE
     call = talk.put(S)
     talk.tell(map_of((C,), (C,), 3, a=DEAD, b=DEAD))
     assert not call.done, "it was reset meanwhile"
@@ -176,7 +177,7 @@ def test_the_manager_is_asked_again_until_a_call_on_a_lost_shard_can_fail() -> N
     talk.wait(PULL_MS)
     assert "MAP_PULL" in talk.kinds(MANAGER)
     talk.tell(lost)
-    assert failure_of(call).kind == Failure.UNAVAILABLE
+    assert failure_of(call).kind == calls.UNAVAILABLE
 
 
 def test_a_shard_that_the_operator_gave_to_nobody_fails_clearly() -> None:
@@ -185,7 +186,7 @@ def test_a_shard_that_the_operator_gave_to_nobody_fails_clearly() -> None:
     shard_map = map_of((A, B), (C,), 2)
     withheld = shard_map.shards[0]._replace(withheld=True)
     talk.tell(ShardMap(shard_map.cluster, 2, shard_map.members, (withheld, shard_map.shards[1])))
-    assert failure_of(call).kind == Failure.UNAVAILABLE
+    assert failure_of(call).kind == calls.UNAVAILABLE
     assert "no holder for shard 0" in failure_of(call).text
 
 

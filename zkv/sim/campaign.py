@@ -12,11 +12,21 @@ from typing import Any, Final
 
 from zkv.core import wire
 from zkv.core.settings import ClusterSettings
-from zkv.sim.history import Violation
+from zkv.sim.history import COUNTER, LOG, Scan, Violation
 from zkv.sim.processes import MANAGER_PID, ClientProcess
 from zkv.sim.restless import limits
 from zkv.sim.world import World
 
+READS: Final = (wire.GET, wire.GET, wire.GET_ANY, wire.GET_ANY, wire.GET_ANY, wire.GET_STALE)
+CONDITIONS: Final = frozenset((wire.PUT_IF_VERSION, wire.DELETE_IF_VERSION))
+WRITES: Final = (
+    wire.PUT, wire.PUT, wire.PUT, wire.PUT, wire.PUT, wire.DELETE, wire.DELETE, wire.DELETE, wire.PUT_IF_ABSENT, wire.PUT_IF_PRESENT,
+    wire.PUT_IF_VERSION, wire.PUT_IF_VERSION, wire.DELETE_IF_VERSION, wire.GETSET,
+)  # fmt: skip
+MIXED: Final = (wire.GET, wire.GET, *WRITES)
+KINDS: Final = {
+    wire.DELETE: "delete", wire.DELETE_IF_VERSION: "delete", wire.INCR: "incr", wire.APPEND: "append",
+}  # fmt: skip
 FORM_MS: Final = 3000.0
 NODES_LIMIT: Final = 7
 SETTLING: Final = 20
@@ -61,6 +71,8 @@ class Campaign:
         self.fault_ms = rng.choice((150.0, 400.0, 900.0))
         """Mean time between faults."""
         self.keys = [f"key{number}" for number in range(rng.choice((2, 6, 12, 40)))]
+        self.counters = [f"{COUNTER}{number}" for number in range(2)]
+        self.logs = [f"{LOG}{number}" for number in range(2)]
         self.clients: list[ClientProcess] = []
         self.values = 0
         self.storm = False
@@ -79,7 +91,7 @@ class Campaign:
             client = ClientProcess(world, f"client{number + 1}", subscribed=self.rng.random() < 0.8)
             world.processes[client.pid] = client
             self.clients.append(client)
-            for _ in range(self.rng.choice((1, 2, 4))):
+            for _ in range(self.rng.choice((1, 2, 4, 8))):
                 self._next_call(client)
         self.storm = True
         world.clockwork.after(self.rng.expovariate(1 / self.fault_ms), self._fault)
@@ -89,6 +101,8 @@ class Campaign:
         world.history.check()
         for process in world.nodes.values():
             world.collect_counts(process)
+        for client in self.clients:
+            world.fired.update(client.core.counts)
         return world
 
     def _form(self) -> None:
@@ -113,26 +127,84 @@ class Campaign:
         self.world.clockwork.after(self.rng.expovariate(1 / 15.0), start)
 
     def _call(self, client: ClientProcess) -> None:
-        rng, world = self.rng, self.world
-        kind, op = rng.choice(
-            (("put", wire.PUT), ("put", wire.PUT), ("get", wire.GET), ("get", wire.GET), ("delete", wire.DELETE))
-        )
-        if op == wire.GET and rng.random() < 0.5:
-            op = wire.GET_ANY
+        rng = self.rng
         keys = rng.sample(self.keys, rng.choice((1, 1, 1, 2, len(self.keys))))
+        choice = rng.random()
+        if choice < 0.03:
+            self._scan(client, Scan(self.world.clockwork.now_ms), dict.fromkeys(range(self.world.settings.shards), 0))
+        elif choice < 0.12:
+            client_ops = [rng.choice(MIXED) for _ in range(rng.choice((2, 5)))]
+            self._submit(client, client_ops, [rng.choice(keys) for _ in client_ops])
+        elif choice < 0.2:
+            self._submit(client, wire.INCR, rng.sample(self.counters, rng.choice((1, 2))))
+        elif choice < 0.26:
+            self._submit(client, wire.APPEND, rng.sample(self.logs, 1))
+        elif choice < 0.34:
+            special = [*self.counters, *self.logs]
+            self._submit(client, rng.choice(READS), rng.sample(special, rng.choice((1, len(special)))))
+        else:
+            self._submit(client, rng.choice(READS if rng.random() < 0.5 else WRITES), keys)
+
+    def _submit(self, client: ClientProcess, op: int | list[int], keys: list[str]) -> None:
+        """Start one call, and note its operations."""
+        rng, world = self.rng, self.world
+        ops = op if isinstance(op, list) else [op] * len(keys)
         values: list[Any] | None = None
-        if kind == "put":
-            values = [f"v{self.values + place}" for place in range(len(keys))]
-            self.values += len(keys)
+        operands: list[int] | None = None
+        if not wire.TAKES_VALUE.isdisjoint(ops):
+            values = [self._value(one) if one in wire.TAKES_VALUE else None for one in ops]
+        if not CONDITIONS.isdisjoint(ops):
+            pairs = zip(ops, keys, strict=True)
+            operands = [self._known_version(key) if one in CONDITIONS else 0 for one, key in pairs]
         now_ms = world.clockwork.now_ms
-        operations = [
-            world.history.begin(client.pid, kind, key, None if values is None else values[place], now_ms)
-            for place, key in enumerate(keys)
-        ]
+        operations = []
+        for place, (one, key) in enumerate(zip(ops, keys, strict=True)):
+            kind = KINDS.get(one, "put" if one in wire.TAKES_VALUE else "get")
+            value = None if values is None else values[place]
+            operations.append(world.history.begin(client.pid, kind, key, _word(kind, value), now_ms))
+        writes = not wire.WRITES.isdisjoint(ops)
         client.submit(
-            op, keys, values, rng.choice((400.0, 1500.0, 3000.0)), (operations, lambda: self._next_call(client)),
-            early=op in wire.WRITES and rng.random() < self.early,
+            bytes(ops) if isinstance(op, list) else op, keys, values, rng.choice((400.0, 1500.0, 3000.0)),
+            (operations, lambda: self._next_call(client)),
+            early=writes and rng.random() < self.early, operands=operands,
+        )  # fmt: skip
+
+    def _scan(self, client: ClientProcess, scan: Scan, cursors: dict[int, int]) -> None:
+        """Go on through the keys, page by page; a page that cannot be had ends the walk."""
+        shards = list(cursors)
+
+        def page_came() -> None:
+            if call.failures:
+                self._next_call(client)
+                return
+            for shard, (keys, cursor) in zip(shards, call.columns()[1], strict=True):
+                scan.seen.extend(keys)
+                cursors[shard] = cursor
+                if cursor is None:
+                    del cursors[shard]
+            if cursors and client.alive and self.storm:
+                self._scan(client, scan, cursors)
+                return
+            if not cursors:
+                scan.end_ms = self.world.clockwork.now_ms
+                self.world.history.scans.append(scan)
+                self.world.fired["scans"] += 1
+            self._next_call(client)
+
+        call = client.submit(
+            wire.KEYS, [""] * len(shards), shards, 2000.0, ([], page_came), operands=list(cursors.values())
         )
+
+    def _value(self, op: int) -> Any:
+        if op == wire.INCR:
+            return 1
+        self.values += 1
+        return f" v{self.values}" if op == wire.APPEND else f"v{self.values}"
+
+    def _known_version(self, key: str) -> int:
+        """A version for a condition: mostly one that somebody was told of lately."""
+        known = [one.version for one in self.world.history.operations[key][-6:] if one.version]
+        return self.rng.choice(known) if known and self.rng.random() < 0.9 else 0
 
     # --- faults ----------------------------------------------------------------------------------------------------
 
@@ -354,7 +426,7 @@ class Campaign:
         world = self.world
         client = ClientProcess(world, "reader", subscribed=True)
         world.processes[client.pid] = client
-        keys = [key for key in self.keys if not world.is_lost(key)]
+        keys = [key for key in (*self.keys, *self.counters, *self.logs) if not world.is_lost(key)]
         operations = [world.history.begin(client.pid, "get", key, None, world.clockwork.now_ms) for key in keys]
         outcome: list[str] = []
         client.submit(wire.GET, keys, None, 3900.0, (operations, lambda: outcome.append("ended")))
@@ -409,6 +481,11 @@ class Campaign:
                 f"shard {shard}: epoch {entry.epoch} {names} wait {[world.by_boot[b].pid for b in entry.wait]}"
             )
         return "\n    ".join(parts)
+
+
+def _word(kind: str, value: Any) -> Any:
+    """What an operation writes, as the checks look for it."""
+    return value.strip() if kind == "append" else value
 
 
 __all__ = ["MANAGER_PID", "Campaign"]

@@ -6,15 +6,19 @@ order instead of a search. A history passes if, for each key,
 1. each value was written under one version only (a retry took effect once), and each version wrote one value;
 2. a write that was reported as not done was never seen;
 3. no operation shows a version older than one that was shown, or acknowledged, before it began; and an acknowledged
-   write is newer than everything shown before it began.
+   write is newer than everything shown before it began (a read that may be stale stands apart from this);
+4. what a write says it replaced is what came just before it: no other write lies between.
 
-The values of a run are unique, so a read names its write. A read that finds nothing may show version 0 (never
-written, or
-the tombstone is forgotten): it then stands for the oldest delete that it can stand for.
+The values of a run are unique, so a read names its write. A read that finds nothing may show version 0 (never written,
+or the tombstone is forgotten): it then stands for the oldest delete that it can stand for.
+
+Two kinds of keys are checked in their own ways besides: counters, which are only incremented by one (each increment
+counts once, whatever was retried), and logs, to which words are only appended (each word is there once, in order).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +30,9 @@ OK = "ok"
 UNKNOWN = "unknown"
 MANAGER = "manager"
 NOT_DONE = "not done"
+UNSEEN: Any = ("nothing is said",)
+COUNTER, LOG = "count", "log"
+"""How the names of counters and logs begin."""
 
 
 @dataclass
@@ -34,7 +41,7 @@ class Operation:
 
     client: str
     kind: str
-    """put, get, delete"""
+    """put, get, delete; incr on counters, append on logs"""
     key: str
     start_ms: float
     value: Any = None
@@ -43,7 +50,13 @@ class Operation:
     outcome: str = UNKNOWN
     version: int | None = None
     existed: bool = True
-    """Of a delete."""
+    """Of a write: whether it changed something. A condition that failed, and a delete of nothing, did not."""
+    stale: bool = False
+    """Of a read that need not be the newest."""
+    saw: Any = UNSEEN
+    """Of a write that says what it replaced: the value (None: nothing), or the version."""
+    result: Any = None
+    """What incr and append return."""
 
     def __str__(self) -> str:
         version = "?" if self.version is None else f"{self.version >> 40}.{self.version & ((1 << 40) - 1)}"
@@ -58,10 +71,21 @@ class Violation(AssertionError):
 
 
 @dataclass
+class Scan:
+    """A walk through all keys."""
+
+    start_ms: float
+    seen: list[str] = field(default_factory=list)
+    end_ms: float = float("inf")
+
+
+@dataclass
 class History:
     """All operations of a run, by key."""
 
     operations: dict[str, list[Operation]] = field(default_factory=lambda: defaultdict(list))
+    scans: list[Scan] = field(default_factory=list)
+    """Those that came to their end."""
 
     def begin(self, client: str, kind: str, key: str, value: Any, now_ms: float) -> Operation:
         """An operation leaves a client."""
@@ -80,7 +104,36 @@ class History:
     def check(self) -> None:
         """Raise `Violation` with the operations concerned unless every key's history is linearizable."""
         for key in sorted(self.operations):
-            _KeyCheck(self.operations[key]).run()
+            check = _CounterCheck if key.startswith(COUNTER) else _LogCheck if key.startswith(LOG) else _KeyCheck
+            check(self.operations[key]).run()
+
+        for scan in self.scans:
+            self._check_scan(scan)
+
+    def _check_scan(self, scan: Scan) -> None:
+        """Each key that lived throughout was seen, none twice, and none that nobody wrote."""
+        for key in scan.seen:
+            if scan.seen.count(key) > 1:
+                raise Violation(f"a scan saw {key} twice: {scan}")
+            written = (one for one in self.operations[key] if one.kind not in ("get", "delete"))
+            if not any(one.start_ms <= scan.end_ms for one in written):
+                raise Violation(f"a scan saw {key}, which nobody had written: {scan}")
+        for key, operations in self.operations.items():
+            if key not in scan.seen and self._lives_throughout(operations, scan):
+                raise Violation(f"a scan missed {key}: {scan}")
+
+    def _lives_throughout(self, operations: list[Operation], scan: Scan) -> bool:
+        """Whether it is certain that a key existed all the time."""
+        written = [
+            one.version or 0
+            for one in operations
+            if one.kind not in ("get", "delete") and one.outcome == OK and one.existed and one.end_ms < scan.start_ms
+        ]
+        return bool(written) and all(
+            one.start_ms > scan.end_ms or (one.outcome == OK and (not one.existed or (one.version or 0) < max(written)))
+            for one in operations
+            if one.kind == "delete" and one.outcome != NOT_DONE
+        )
 
     def count(self) -> int:
         """Operations that ended with a certain outcome."""
@@ -101,6 +154,7 @@ class _KeyCheck:
         self._collect_writes()
         self._check_reads()
         self._check_order()
+        self._check_replaced()
 
     def _fail(self, text: str, *concerned: Operation) -> None:
         places = [
@@ -151,7 +205,7 @@ class _KeyCheck:
 
     def _check_order(self) -> None:
         """One pass in the order of starts; `shown` is the newest version of what had ended by then."""
-        done = [operation for operation in self.operations if operation.outcome == OK]
+        done = [operation for operation in self.operations if operation.outcome == OK and not operation.stale]
         ends = sorted(done, key=lambda operation: operation.end_ms)
         shown, last, position = 0, None, 0
         effective: dict[int, int] = {}
@@ -171,6 +225,8 @@ class _KeyCheck:
         """The version an operation stands for; for "missing" without one, that of a delete it can stand for."""
         assert operation.version is not None
         missing = operation.value is None if operation.kind == "get" else not operation.existed
+        if operation.kind == "put" and missing and not operation.version:
+            return shown  # a condition failed on a key that may have been missing for long: nothing is said of when
         if not missing or operation.version:
             return operation.version
         if not shown:
@@ -186,3 +242,76 @@ class _KeyCheck:
             for other in self.operations
         )
         return shown if unknown else min(candidates, default=-1)
+
+    def _check_replaced(self) -> None:
+        """Rule 4: between what a write saw and itself there is no other write."""
+        versions = sorted(self.writer_of)
+        lost_deletes = [
+            operation for operation in self.operations if operation.kind == "delete" and operation.outcome == UNKNOWN
+        ]
+        for write in self.operations:
+            if write.outcome != OK or not write.existed or write.saw is UNSEEN or write.version is None:
+                continue
+            before = [version for version in versions if version < write.version]
+            if not before or self._life(before[-1]) != self._life(write.version):
+                continue
+            last = self.writer_of[before[-1]]
+            if write.saw is None or write.saw == 0:
+                covered = any(delete.start_ms <= write.end_ms for delete in lost_deletes)
+                if last.kind == "put" and not covered:
+                    self._fail("a write says that it found nothing, and something was there", write, last)
+                continue
+            seen = write.saw if isinstance(write.saw, int) else self.version_of.get(write.saw)
+            if seen is not None and seen < before[-1]:
+                self._fail("another write lies between one and what it says it replaced", write, last)
+
+
+class _CounterCheck(_KeyCheck):
+    """A key that is only incremented, by one."""
+
+    def run(self) -> None:
+        """Each increment counts once."""
+        self._collect_writes()
+        self._check_order()
+        if self.resets:
+            return  # it began anew in between
+        increments = [one for one in self.operations if one.kind == "incr" and one.outcome == OK]
+        increments.sort(key=lambda one: one.version or 0)
+        for one, other in itertools.pairwise(increments):
+            if one.result >= other.result:
+                self._fail("an increment did not count", one, other)
+        possible = sum(one.kind == "incr" and one.outcome != NOT_DONE for one in self.operations)
+        for one in self.operations:
+            value = one.result if one.kind == "incr" else one.value
+            if one.outcome == OK and value is not None and value > possible:
+                self._fail("an increment counted twice, or one that was reported as not done", one)
+            if one.outcome == OK and one.kind == "get":
+                sure = sum(other.version <= one.version for other in increments)  # type: ignore[operator]
+                if (value or 0) < sure:
+                    self._fail("an acknowledged increment is not counted", one)
+
+
+class _LogCheck(_KeyCheck):
+    """A key that words are only appended to, each once."""
+
+    def run(self) -> None:
+        """Each word is there once, in the order of versions."""
+        self._collect_writes()
+        self._check_order()
+        if self.resets:
+            return
+        appends = [one for one in self.operations if one.kind == "append"]
+        done = sorted((one for one in appends if one.outcome == OK), key=lambda one: one.version or 0)
+        denied = {one.value: one for one in appends if one.outcome == NOT_DONE}
+        for read in self.operations:
+            if read.kind != "get" or read.outcome != OK:
+                continue
+            words = (read.value or "").split()
+            if len(set(words)) < len(words):
+                self._fail("a word was appended twice", read)
+            for word in words:
+                if word in denied:
+                    self._fail("a word was appended by a write that was reported as not done", read, denied[word])
+            sure = [one.value for one in done if one.version <= read.version]  # type: ignore[operator]
+            if [word for word in words if word in set(sure)] != sure:
+                self._fail("acknowledged words are missing, or in another order", read)

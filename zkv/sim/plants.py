@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from zkv.core import wire
-from zkv.core.client.calls import Batch
+from zkv.core.client import verdicts
+from zkv.core.client.batches import Batch
 from zkv.core.client.client import ClientCore
 from zkv.core.manager import losses, reconfigure
 from zkv.core.manager.effects import Persist, Publish
 from zkv.core.manager.manager import Manager
-from zkv.core.node import node
+from zkv.core.node import evaluate, node, pages, requests
 from zkv.core.node.filling import Fill, Filling
 from zkv.core.node.following import Following
 from zkv.core.node.groups import Group
@@ -40,6 +41,7 @@ class Patch:
 
     def __init__(self) -> None:
         self._former: list[tuple[Any, str, Any]] = []
+        self._items: list[tuple[dict[Any, Any], Any, Any]] = []
 
     def set(self, owner: Any, name: str, value: Any) -> Any:
         """Replace `owner.name`, of a class or a module; returns what was there."""
@@ -48,10 +50,17 @@ class Patch:
         setattr(owner, name, value)
         return former
 
+    def set_item(self, table: dict[Any, Any], key: Any, value: Any) -> None:
+        """Replace an entry of a table."""
+        self._items.append((table, key, table[key]))
+        table[key] = value
+
     def undo(self) -> None:
         """Put everything back."""
         for owner, name, former in reversed(self._former):
             setattr(owner, name, former)
+        for table, key, item in reversed(self._items):
+            table[key] = item
 
 
 Plant = Callable[[Patch], None]
@@ -136,7 +145,7 @@ def rule_07_gaps_accepted(patch: Patch) -> None:
 @plant
 def rule_08_reads_before_commit(patch: Patch) -> None:
     """A read shows what is applied, committed or not."""
-    patch.set(Requests, "_depend", lambda self, waits, held, positions: None)
+    patch.set(Requests, "_depend", lambda self, waits, shards, shown: None)
 
 
 @plant
@@ -351,7 +360,7 @@ def rule_24_record_blanked(patch: Patch) -> None:
 
     def demote(self: Held, shards: set[int]) -> None:
         for position, shard in enumerate(self.shards):
-            if shard in shards and (self.statuses is None or self.statuses[position] in (wire.OK, wire.MISSING)):
+            if shard in shards and (self.statuses is None or self.statuses[position] in wire.ANSWERS):
                 self.set_status(position, wire.MAYBE)
         self.blocked -= shards
 
@@ -377,7 +386,7 @@ def rule_24_any_miss_counts(patch: Patch) -> None:
     def forget(self: Requests, *rest: Any) -> None:
         """Nor does the primary remember it."""
 
-    patch.set(Requests, "_remember_misses", forget)
+    patch.set(Requests, "_remember_failures", forget)
 
 
 @plant
@@ -395,7 +404,7 @@ def rule_25_duplicates_denied(patch: Patch) -> None:
 @plant
 def rule_25_timeouts_reported_as_not_done(patch: Patch) -> None:
     """A client says that a write was not done when it only was not answered."""
-    patch.set(ClientCore, "_in_doubt", lambda self, call: False)
+    patch.set(verdicts, "in_doubt", lambda batch, index, under_way: False)
 
 
 @plant
@@ -433,11 +442,101 @@ def rule_27_early_writes_read(patch: Patch) -> None:
 
     def execute(self: Requests, *rest: Any) -> None:
         former(self, *rest)
-        if rest[-1]:
+        if rest[-1].early:
             for group in self.serving.groups:
                 group.committed = self.serving.counter
 
     patch.set(Requests, "_execute", execute)
+
+
+@plant
+def rule_06_stale_reads_of_refused_entries(patch: Patch) -> None:
+    """A primary takes its group's commit point for that of a shard which a member refused."""
+    former = patch.set(Reading, "is_committed", None)
+
+    def is_committed(self: Reading, shard: int, version: int, first: dict[int, int]) -> bool:
+        group = self.serving.group_of[shard]
+        if shard in self.serving.fenced and group is not None:
+            return version <= self.serving.bases[shard] + group.committed
+        return bool(former(self, shard, version, first))
+
+    patch.set(Reading, "is_committed", is_committed)
+
+
+@plant
+def rule_09_conditions_not_looked_at(patch: Patch) -> None:
+    """A put with a condition on the version is a put."""
+    patch.set_item(evaluate.EVALUATIONS, wire.PUT_IF_VERSION, evaluate.EVALUATIONS[wire.PUT])
+
+
+@plant
+def rule_09_conditions_looked_at_before_the_batch(patch: Patch) -> None:
+    """Operations of one request see the state before it, not what those before them did."""
+    former = patch.set(Requests, "_each", None)
+
+    def each(self: Requests, waits: Any, held: Held, request: Any, chosen: Any) -> None:
+        tables = self.local.store.tables
+        self.local.store.tables = [dict(table) for table in tables]
+        try:
+            for position in chosen:
+                self.local.store.tables, after = [dict(table) for table in tables], self.local.store.tables
+                former(self, waits, held, request, (position,))
+                for table, source in zip(after, self.local.store.tables, strict=True):
+                    table.update(source)
+                self.local.store.tables = after
+        finally:
+            for table, source in zip(tables, self.local.store.tables, strict=True):
+                table.update(source)
+            self.local.store.tables = tables
+
+    patch.set(Requests, "_each", each)
+
+
+@plant
+def rule_24_results_not_replicated(patch: Patch) -> None:
+    """Backups learn what was written, and not what it returned."""
+    former = patch.set(Serving, "replicate", None)
+    patch.set(Serving, "replicate", lambda self, waits, part: former(self, waits, part._replace(results=None)))
+
+
+@plant
+def rule_24_results_lost_in_takeovers(patch: Patch) -> None:
+    """Who adopts a tail forgets what its writes returned."""
+    former = patch.set(Local, "remember", None)
+    patch.set(Local, "remember", lambda self, shard, row: former(self, shard, row._replace(result=None)))
+
+
+@plant
+def rule_24_reads_overtaken_by_their_own_writes(patch: Patch) -> None:
+    """A read is done again although a write behind it, in the same call, is done."""
+    patch.set(Requests, "_overtaken", lambda self, request, record, count: set())
+
+
+@plant
+def rule_24_batches_of_one_call_not_in_order(patch: Patch) -> None:
+    """The batches of a call whose operations have an order leave together, and are tried again each for itself."""
+    former = patch.set(ClientCore, "_route_alone", None)
+
+    def route_alone(self: ClientCore, call: Any) -> None:
+        former(self, call)
+        for batch in call.batches:
+            follower, batch.next = batch.next, None
+            if follower is not None:
+                self._try(follower, range(len(follower.keys)))
+
+    patch.set(ClientCore, "_route_alone", route_alone)
+
+
+@plant
+def scans_by_place(patch: Patch) -> None:
+    """A page of keys ends at a place in the table, and the next begins there."""
+
+    def page(table: dict[Any, Any], prefix: str, cursor: int) -> list[Any]:
+        keys = [key for key, (_, value) in table.items() if key.startswith(prefix) and value is not None]
+        last = cursor + pages.PAGE_KEYS
+        return [keys[cursor:last], last if last < len(keys) else None]
+
+    patch.set(requests, "page_of_keys", page)
 
 
 @plant

@@ -10,7 +10,7 @@ import random
 from typing import TYPE_CHECKING, Any, Final
 
 from zkv.core import wire
-from zkv.core.client.calls import Call, Failure
+from zkv.core.client.calls import Call
 from zkv.core.client.client import ClientCore
 from zkv.core.manager.effects import Persist, Probe, Publish, Send
 from zkv.core.node.local import MANAGER, PUBLISH
@@ -177,18 +177,24 @@ class ClientProcess(Process):
     def __init__(self, world: World, pid: str, *, subscribed: bool) -> None:
         super().__init__(world, pid)
         self.subscribed = subscribed
-        self.core: ClientCore = world.client_class(world.rng.randrange(2**32, 2**63), random.Random(world.rng.random()))
+        self.core: ClientCore = world.client_class(
+            world.rng.randrange(2**32, 2**63), random.Random(world.rng.random()), hedging=world.rng.random() < 0.5,
+            sticky=world.rng.random() < 0.2,
+        )  # fmt: skip
         self.calls: dict[Call, Any] = {}
         """Calls under way, with what the workload wants to know when they end."""
         self.wake_in(0.0)
 
     def submit(
-        self, op: int, keys: list[str], values: list[Any] | None, timeout_ms: float, note: Any, *, early: bool = False
-    ) -> None:
+        self, op: int | bytes, keys: list[str], values: list[Any] | None, timeout_ms: float, note: Any, *,
+        early: bool = False, operands: list[int] | None = None,
+    ) -> Call:  # fmt: skip
         """Start a call; the workload hears of its end. `early`: its writes are acknowledged by the primary alone."""
         now_ms, ack = self.now_ms(), wire.ACK_PRIMARY if early else wire.ACK_DEFAULT
-        self.calls[self.core.submit(op, keys, values, now_ms, now_ms + timeout_ms, ack)] = note
+        call = self.core.submit(op, keys, values, now_ms, now_ms + timeout_ms, ack, operands)
+        self.calls[call] = note
         self.wake_in(0.0)
+        return call
 
     def turn(self) -> None:
         out = self.core.step(self.drain(), self.now_ms())
@@ -200,9 +206,4 @@ class ClientProcess(Process):
             self.wake_at(self.core.next_wake_ms)
 
 
-def certain(failure: Failure | None) -> bool:
-    """Whether a call's failure says that nothing was done."""
-    return failure is not None and not failure.unknown
-
-
-__all__ = ["MANAGER_PID", "PUBLISH", "ClientProcess", "ManagerProcess", "NodeProcess", "Process", "certain"]
+__all__ = ["MANAGER_PID", "PUBLISH", "ClientProcess", "ManagerProcess", "NodeProcess", "Process"]

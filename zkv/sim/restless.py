@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from zkv.core import fragments
-from zkv.core.client import client
+from zkv.core.client import choosing, client, retrying
 from zkv.core.manager import steering
 from zkv.core.manager.manager import Manager
 from zkv.core.manager.reconfigure import wait_list
 from zkv.core.manager.roster import Verdict
-from zkv.core.node import filling, node, streams
+from zkv.core.node import filling, node, pages, sessions, streams
 from zkv.core.shardmap import UP, Delta, Shard
 
 WITHHELD: Final = 0.03
@@ -106,6 +106,12 @@ def limits(rng: random.Random) -> Iterator[None]:
         (streams, "RESEND_BATCHES", rng.choice((1, 64))),
         (fragments, "FRAGMENT_BYTES", rng.choice((400, 256 * 1024, 256 * 1024))),
         (client, "BATCH_OPS", rng.choice((2, 1024))),
+        (client, "SMALL_OPS", rng.choice((0, 64, 64))),
+        (client, "SHARED_WINDOW", rng.choice((1, 1, 8))),
+        (choosing, "HEDGE_SHARE", rng.choice((0.05, 1.0))),
+        (retrying, "RETRY_BURST", rng.choice((2.0, 100.0, 100.0))),
+        (pages, "PAGE_KEYS", rng.choice((1, 2, 512))),
+        (sessions, "RESULTS_BYTES", rng.choice((100, 2**20, 2**20))),
         (node, "STASH_LIMIT", rng.choice((2, 1024))),
         (filling, "CHUNK_ENTRIES", rng.choice((1, 2, 512))),
         (filling, "WINDOW_CHUNKS", rng.choice((1, 4))),

@@ -280,25 +280,55 @@ class World:
     def record(self, call: Call, operations: list[Operation]) -> None:
         """Write results into the history."""
         now_ms = self.clockwork.now_ms
-        if call.failure is not None:
-            for operation in operations:
-                operation.end_ms = now_ms if operation.kind == "get" or not call.failure.unknown else float("inf")
-                operation.outcome = UNKNOWN if call.failure.unknown else NOT_DONE
+        if call.failures:
             self.fired["calls failed"] += 1
-            return
-        versions, values, statuses, _ = call.results()
-        if call.ack == wire.ACK_PRIMARY:
-            # It may yet be lost, with its primary; if it is ever seen that is all right, too (SAFETY 27).
-            self.fired["writes acknowledged early"] += 1
-            return
+        versions, values, statuses, _ = call.columns()
+        newest: dict[str, int] = {}
         for place, operation in enumerate(operations):
+            failure = call.failures.get(place)
+            if failure is not None:
+                operation.end_ms = now_ms if operation.kind == "get" or not failure.unknown else float("inf")
+                operation.outcome = UNKNOWN if failure.unknown else NOT_DONE
+                continue
+            if call.ack == wire.ACK_PRIMARY and operation.kind != "get":
+                # It may yet be lost, with its primary; if it is ever seen that is all right, too (SAFETY 27).
+                self.fired["writes acknowledged early"] += 1
+                continue
             operation.end_ms, operation.outcome, operation.version = now_ms, OK, versions[place]
-            if operation.kind == "get":
-                operation.value = values[place]
-            else:
-                operation.existed = not statuses or statuses[place] != wire.MISSING
-                if operation.existed:
-                    self.check_held(operation.key, versions[place])
+            op = call.op if isinstance(call.op, int) else call.op[place]
+            operand = None if call.operands is None else call.operands[place]
+            self._take_result(operation, op, operand, statuses[place], values[place])
+            if isinstance(call.op, bytes) and versions[place]:
+                # Operations of one call on one key take effect in their order.
+                before, newest[operation.key] = newest.get(operation.key, 0), versions[place]
+                writes = operation.kind != "get" and operation.existed
+                if versions[place] < before or (versions[place] == before and writes):
+                    raise Violation(f"operations of one call went out of order: {operation}")
+            if operation.kind != "get" and operation.existed:
+                self.check_held(operation.key, versions[place])
+
+    def _take_result(self, operation: Operation, op: int, operand: int | None, status: int, value: Any) -> None:
+        """What an answer says besides its version."""
+        operation.existed = status == wire.OK
+        operation.stale = op == wire.GET_STALE
+        self.fired["conditions that failed"] += status == wire.UNMET
+        if status not in (wire.OK, wire.UNMET):
+            raise Violation(f"an answer with status {status}: {operation}")
+        if operation.kind == "get":
+            operation.value = value
+        elif operation.kind in ("incr", "append"):
+            operation.result = value
+            if value is None and operation.existed:
+                raise Violation(f"the result of a write is gone: {operation}")
+        elif op == wire.GETSET:
+            operation.saw = value
+        elif op == wire.PUT_IF_ABSENT:
+            operation.saw = None
+        elif op in (wire.PUT_IF_VERSION, wire.DELETE_IF_VERSION):
+            operation.saw = operand
+            # (A delete of nothing fails whatever the version of its tombstone.)
+            if op == wire.PUT_IF_VERSION and not operation.existed and operation.version == operand and operand:
+                raise Violation(f"a condition failed although it held: {operation}")
 
     def run(self, until_ms: float) -> None:
         """Let time pass."""

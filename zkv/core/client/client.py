@@ -1,7 +1,8 @@
 """The core of a client: operations in, frames out, results when they are certain. No socket, no clock, no thread.
 
-Theory of operation. A call's operations are grouped by primary and cut into *batches*; a batch of writes has a number,
-and (client id, batch, index) names an operation for ever (SAFETY 24). A *try* carries a batch, or what is left of it,
+Theory of operation. A large call is cut into *batches* by primary; operations of small calls wait, by node and kind, for
+the next message, and become one batch with all that waits there by then. A batch of writes has a number, and
+(client id, batch, index) names an operation for ever (SAFETY 24). A *try* carries a batch, or what is left of it,
 to one node. What a try leaves open (refused, timed out, its node gone) is tried again, at whoever is primary by then,
 under the same identity; parts of one batch may end up at several primaries and merge by index. A try that left and was
 not definitely refused leaves its operations in *doubt*: if the deadline passes, an operation in doubt may have been
@@ -14,32 +15,42 @@ dropped there, so that nothing of this client is executed after it has given up.
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from zkv.core import wire
 from zkv.core.client import verdicts
-from zkv.core.client.calls import Batch, Call, Failure, Link, Try, cut, picker
+from zkv.core.client.batches import Batch, Kind, Loose, Try, cut, picker
+from zkv.core.client.calls import REFUSED, TIMED_OUT, UNAVAILABLE, Call, Failure
+from zkv.core.client.choosing import Chooser
+from zkv.core.client.links import Link
+from zkv.core.client.retrying import BACKOFF_MAX_MS, RetryBudget, pause_ms
 from zkv.core.client.verdicts import state_of
 from zkv.core.deltas import RecentDeltas
 from zkv.core.fragments import Fragments
 from zkv.core.node.local import MANAGER, Address
-from zkv.core.shardmap import UP, Delta, ShardMap, shards_of
+from zkv.core.shardmap import UP, Delta, ShardMap, shard_of, shards_of
 from zkv.core.wire import Malformed
 
 BATCH_OPS: Final = 1024
 """Operations of one batch: enough to make its overhead vanish, few enough for nodes to work while others travel."""
 BATCH_BYTES: Final = 1024 * 1024
 """Values of one batch, but for a single one that is larger."""
+SMALL_OPS: Final = 64
+"""A call of at most so many operations shares batches with others."""
 WINDOW: Final = 8
 """Tries under way to one node; further batches wait here."""
+SHARED_WINDOW: Final = 1
+"""Tries of one kind under way to one node that hold operations of several calls: while one is, the next gather."""
+HOLD_MS: Final = 10.0
+"""They gather no longer than this: what holds one up need not concern the next."""
 TRY_MS: Final = 500.0
 """Patience with a try before the manager is asked and the rest is sent again; doubled with each try."""
+REPLICA_TRY_MS: Final = 150.0
+"""Patience with a replica other than the primary, which can always be asked instead."""
 TRY_MAX_MS: Final = 2000.0
-BACKOFF_MS: Final = 4.0
-"""Pause before a definitely refused operation is tried again; doubled with each, with jitter, up to the maximum."""
-BACKOFF_MAX_MS: Final = 100.0
 HELLO_MS: Final = 100.0
 ACCUSE_AFTER_MS: Final = 300.0
 """A node that gives no sign of life for so long when asked for one is reported to the manager (SAFETY 32)."""
@@ -47,23 +58,38 @@ ACCUSE_MS: Final = 150.0
 """Interval of these reports, while they last: gaps between them must not look like an end."""
 PULL_MS: Final = 50.0
 MANAGER_MS: Final = 200.0
+FINAL: Final = {
+    wire.EXPIRED: "the session expired on the server",
+    wire.OVERTAKEN: "it was done, and its answer is lost",
+}
+"""Statuses after which nothing can be learned any more, whatever is tried."""
 
 
 class ClientCore:
     """The client's side of the protocol.
 
-    `submit` starts a call, `step` moves everything; a host repeats `step` until `call.done`.
+    `submit` starts a call, `step` moves everything; a host repeats `step` until the call is done, or looks at
+    `finished` after each. `hedging`: ask a second replica where a read is late; `sticky`: prefer the same replica of a
+    shard always. Both concern reads that any replica may answer.
     """
 
-    def __init__(self, client: int, rng: random.Random) -> None:
+    def __init__(self, client: int, rng: random.Random, *, hedging: bool = False, sticky: bool = False) -> None:
         self.client = client
         self.rng = rng
         self.map = ShardMap.empty()
-        self._deltas = RecentDeltas()
+        self.finished: list[Call] = []
+        """Calls that ended in the last step."""
+        self.counts: Counter[str] = Counter()
+        """What was sent: requests, operations, retries, hedges."""
         self.map_endpoint = ""
         self.next_wake_ms = 0.0
+        self._deltas = RecentDeltas()
         self._now_ms = 0.0
+        self._fresh: list[Call] = []
+        """Calls that have not been routed."""
         self._calls: dict[Call, None] = {}
+        self._deadline_ms = float("inf")
+        """At or before the nearest deadline of a call."""
         self._batches = 0
         self._open_writes: dict[int, Batch] = {}
         """Batches of writes that may still be asked about, lowest first (SAFETY 24)."""
@@ -71,7 +97,12 @@ class ClientCore:
         self._links: dict[int, Link] = {}
         self._waiting: list[tuple[float, Batch, list[int]]] = []
         """(due, batch, indices) to be tried again."""
+        self._budget = RetryBudget()
+        self._hedging = hedging
+        self._chooser = Chooser(rng, sticky=client if sticky else None)
         self._primaries: list[int] = []
+        self._readers: dict[int, Sequence[int]] = {}
+        """shard -> replicas that may be read, by this map."""
         self._hopeless: dict[int, str] = {}
         """Shards that nobody will serve under this map, and why."""
         self._greeted_ms: float | None = None
@@ -95,141 +126,276 @@ class ClientCore:
     # --- calls -----------------------------------------------------------------------------------------------------
 
     def submit(
-        self, op: int, keys: Sequence[Any], values: Sequence[Any] | None, now_ms: float, deadline_ms: float,
-        ack: int = wire.ACK_DEFAULT,
+        self, op: int | bytes, keys: Sequence[Any], values: Sequence[Any] | None, now_ms: float, deadline_ms: float,
+        ack: int = wire.ACK_DEFAULT, operands: Sequence[int] | None = None,
     ) -> Call:  # fmt: skip
-        """Start a call of one operation on many keys (values as they travel); results come with `step`.
+        """Start a call; it leaves with the next `step`.
 
-        `ack`: when writes are acknowledged, one of `wire.ACK_…`.
+        `op`: one operation for all keys, or one for each; then those on one key take effect in their order. `values`:
+        as they travel. `ack`: when writes are acknowledged, one of `wire.ACK_…`. `operands`: versions for conditions,
+        cursors.
         """
-        self._now_ms = now_ms
-        call = Call(len(keys), now_ms, deadline_ms, ack)
+        call = Call(op, keys, values, operands, now_ms, deadline_ms, ack)
         self._calls[call] = None
-        call.unrouted = (op, keys, values)
-        if self.map.version:
-            self._route(call)
+        self._fresh.append(call)
+        self._deadline_ms = min(self._deadline_ms, deadline_ms)
         return call
 
     def abandon(self, call: Call) -> None:
         """The caller gave up (an interrupt): forget the call, and try nothing of it again."""
-        self._fail(call, Failure(Failure.TIMED_OUT, "given up by the caller", unknown=self._in_doubt(call)))
 
-    def _route(self, call: Call) -> None:
-        """Cut a call into batches by primary."""
-        assert call.unrouted is not None
-        (op, keys, values), call.unrouted = call.unrouted, None
-        shards = shards_of(keys, len(self.map.shards))
-        by_target: dict[tuple[int, int], list[int]] = defaultdict(list)
-        if op == wire.GET_ANY:
+        def given_up(shard: int | None, batch: Batch | None, unknown: bool) -> Failure:
+            return Failure(TIMED_OUT, "given up by the caller", unknown, shard)
+
+        if not call.done:
+            self._fail(call, given_up)
+        self._calls.pop(call, None)
+
+    def _route(self) -> None:
+        """Send fresh calls on their way, once there is a map to route by."""
+        if not self._fresh or not self.map.version:
+            return
+        fresh, self._fresh = self._fresh, []
+        self._chooser.begin()
+        for call in fresh:
+            call.open = 0
+            if isinstance(call.op, bytes) or call.count > SMALL_OPS or call.op == wire.KEYS:
+                self._route_alone(call)
+            else:
+                self._route_loose(call)
+            if not call.open:
+                self.finished.append(call)  # it had no operations
+        if self._hopeless and any(map(self._is_hopeless, fresh)):
+            self._pull_map(MANAGER)  # unless the manager knows better they fail with its answer
+
+    def _route_loose(self, call: Call) -> None:
+        """Put the operations of a small call where the next message to their node takes them along."""
+        count = len(self.map.shards)
+        call.open = call.count
+        for place, key in enumerate(call.keys):
+            self._add_loose(call, place, shard_of(key, count))
+
+    def _add_loose(self, call: Call, place: int, shard: int) -> None:
+        op = call.op
+        assert isinstance(op, int)
+        spread = op in wire.REPLICA_READS
+        boot = self._any_replica(shard) if spread else self._primaries[shard]
+        if op == wire.GET_ANY and boot == self._primaries[shard]:
+            op = wire.GET
+        kind = Kind(op, call.ack, spread, int(call.deadline_ms - self._now_ms).bit_length())
+        link = self._links.get(boot)
+        if link is None:
+            link = self._links[boot] = Link()
+        loose = link.loose.get(kind)
+        if loose is None:
+            loose = link.loose[kind] = Loose()
+        loose.add(call, place, shard)
+
+    def _route_alone(self, call: Call) -> None:
+        """Cut a call into batches of its own, by node."""
+        op, keys, values, operands = call.op, call.keys, call.values, call.operands
+        # A page of keys names its shard itself: the keys are prefixes.
+        if op == wire.KEYS:
+            assert values is not None
+            shards, values = list(values), None
+        else:
+            shards = shards_of(keys, len(self.map.shards))
+        by_target: dict[tuple[int, int | bytes], list[int]] = defaultdict(list)
+        if op in wire.REPLICA_READS:
             for position, shard in enumerate(shards):
-                by_target[self._any_replica(shard)].append(position)
+                boot = self._any_replica(shard)
+                primary_get = op == wire.GET_ANY and boot == self._primaries[shard]
+                by_target[boot, wire.GET if primary_get else op].append(position)
         else:
             for position, primary in enumerate(map(self._primaries.__getitem__, shards)):
                 by_target[primary, op].append(position)
         for (target, target_op), positions in by_target.items():
+            last: Batch | None = None
             for chosen in cut(positions, values, BATCH_OPS, BATCH_BYTES):
-                columns: tuple[Sequence[Any], Sequence[Any], Sequence[Any] | None]
-                if len(chosen) == len(keys):
-                    columns = (shards, keys, values)
+                whole = len(chosen) == len(keys)
+                pick = (lambda column: column) if whole else picker(chosen)
+                batch = Batch(
+                    target_op if isinstance(target_op, int) else bytes(pick(target_op)), call.ack, chosen,
+                    pick(shards), pick(keys), None if values is None else pick(values),
+                    None if operands is None else pick(operands), call=call, spread=op in wire.REPLICA_READS,
+                )  # fmt: skip
+                self._enter(batch)
+                call.open += 1
+                if last is None or isinstance(op, int):
+                    self._queue(batch, target, batch.op, range(len(chosen)))
                 else:
-                    pick = picker(chosen)
-                    columns = (pick(shards), pick(keys), None if values is None else pick(values))
-                number = 0
-                if op in wire.WRITES:
-                    self._batches += 1
-                    number = self._batches
-                batch = Batch(call, target_op, number, chosen, *columns)
-                if number:
-                    self._open_writes[number] = batch
-                call.batches.append(batch)
-                call.pending += 1
-                self._queue(batch, target, target_op, range(len(chosen)))
-        if call.done:
-            self._end(call)  # it had no operations
-        elif self._is_hopeless(call):
-            self._pull_map(MANAGER)  # unless the manager knows better the call fails with its answer
+                    last.next = batch  # operations on one key take effect in their order
+                last = batch
 
-    def _is_hopeless(self, call: Call) -> bool:
-        """Whether the call wants something of a shard that waiting will not bring back, by the map we have."""
-        return bool(self._hopeless) and verdicts.needs_one_of(call, self._hopeless) is not None
+    def _enter(self, batch: Batch) -> None:
+        """Give a batch its identity, and tell its calls."""
+        if any(op in wire.WRITES for op in ((batch.op,) if isinstance(batch.op, int) else batch.op)):
+            self._batches += 1
+            batch.number = self._batches
+            self._open_writes[batch.number] = batch
+        for call in (batch.call,) if batch.call is not None else dict.fromkeys(batch.calls):
+            call.batches.append(batch)
 
-    def _any_replica(self, shard: int) -> tuple[int, int]:
-        """(boot id, operation) for a read that any in-sync replica may answer."""
-        replicas = self.map.shards[shard].replicas
-        boot = self.rng.choice([boot for boot in replicas if state_of(self.map, boot) == UP] or replicas)
-        return boot, wire.GET if boot == replicas[0] else wire.GET_ANY
+    def _any_replica(self, shard: int) -> int:
+        """Boot id of the replica that a read is sent to."""
+        readers = self._readers.get(shard)
+        if readers is None:
+            replicas = self.map.shards[shard].replicas
+            readers = [boot for boot in replicas if state_of(self.map, boot) == UP] or replicas
+            self._readers[shard] = readers
+        return self._chooser.choose(shard, readers, self._links)
+
+    # --- tries -----------------------------------------------------------------------------------------------------
 
     def _try(self, batch: Batch, indices: Sequence[int]) -> None:
-        """Try `indices` of a batch again: at each node that is primary of some."""
+        """Try `indices` of a batch at the nodes that are primary of some."""
         by_primary: dict[int, list[int]] = defaultdict(list)
         for index in indices:
             by_primary[self._primaries[batch.shards[index]]].append(index)
-        op = wire.GET if batch.op == wire.GET_ANY else batch.op
+        op = wire.GET if batch.op in wire.REPLICA_READS else batch.op
         for primary, chosen in by_primary.items():
             self._queue(batch, primary, op, chosen)
 
-    def _queue(self, batch: Batch, boot: int, op: int, indices: Sequence[int]) -> None:
+    def _queue(self, batch: Batch, boot: int, op: int | bytes, indices: Sequence[int]) -> None:
         """Queue one try."""
+        self._links.setdefault(boot, Link()).queue.append(self._new_try(batch, op, indices))
+
+    def _new_try(self, batch: Batch, op: int | bytes, indices: Sequence[int], kind: Kind | None = None) -> Try:
         batch.attempt += 1
         if batch.attempt > 1:
             batch.latest.update(dict.fromkeys(indices, batch.attempt))
         whole = len(indices) == len(batch.keys)
-        attempt = Try(batch, op, range(len(indices)) if whole else indices, batch.attempt)
-        self._links.setdefault(boot, Link()).queue.append(attempt)
+        return Try(batch, op, range(len(indices)) if whole else indices, batch.attempt, kind)
 
     def _send_tries(self, boot: int, link: Link) -> None:
-        """Send what the window allows, once the node's clock is known."""
+        """Send what the window allows, if the node is known to live, and its clock is known."""
         if boot not in self.map.members:
             return
-        if link.offset_ms is None:
-            if link.queue and self._now_ms - link.hello_ms >= HELLO_MS:
+        if link.broken:
+            if self._now_ms - link.hello_ms >= HELLO_MS:
                 if link.hello_ms > float("-inf"):
                     self._pull_map(MANAGER)  # it does not answer: perhaps it is no longer there
-                link.hello_ms = self._now_ms
                 self._ping(boot, link)
             return
         while link.queue and len(link.tries) < WINDOW:
-            attempt = link.queue.pop(0)
-            batch = attempt.batch
-            call = batch.call
-            if call.failure is not None or self._now_ms >= call.deadline_ms:
-                continue  # its deadline comes up in this very step
-            self._requests += 1
-            attempt.sent_ms = self._now_ms
-            attempt.timeout_ms = min(TRY_MS * 2 ** min(attempt.attempt - 1, 8), TRY_MAX_MS)
-            link.tries[self._requests] = attempt
-            whole = type(attempt.indices) is range
-            pick = (lambda column: column) if whole else picker(attempt.indices)
-            body = [
-                self._requests,
-                attempt.attempt,
-                batch.number,
-                next(iter(self._open_writes), batch.number),
-                int(call.deadline_ms + link.offset_ms),
-                attempt.op,
-                None if whole else wire.pack_u16(attempt.indices),
-                wire.pack_u16(pick(batch.shards)),
-                pick(batch.keys),
-                None if batch.wire_values is None else pick(batch.wire_values),
-                call.ack,
-            ]
-            self._send(boot, wire.REQUEST, body)
+            self._send_try(boot, link, link.queue.pop(0))
+        for kind in list(link.loose):
+            if len(link.tries) >= WINDOW:
+                break
+            if self._may_share(link, kind):
+                self._send_try(boot, link, self._gather(link, kind))
+
+    def _may_share(self, link: Link, kind: Kind) -> bool:
+        """Whether operations of `kind` need not wait for those before them."""
+        under_way = [one.sent_ms for one in link.tries.values() if one.kind == kind]
+        return len(under_way) < SHARED_WINDOW or self._now_ms - under_way[-1] >= HOLD_MS
+
+    def _gather(self, link: Link, kind: Kind) -> Try:
+        """Make a batch of the operations that wait."""
+        loose = link.loose[kind]
+        if len(loose) > BATCH_OPS or loose.values:
+            loose = loose.take(BATCH_OPS, BATCH_BYTES)
+        if loose is link.loose[kind] or not link.loose[kind]:
+            del link.loose[kind]
+        batch = Batch(
+            kind.op, kind.ack, loose.places, loose.shards, loose.keys, loose.values or None, loose.operands or None,
+            calls=loose.calls, spread=kind.spread,
+        )  # fmt: skip
+        self._enter(batch)
+        return self._new_try(batch, kind.op, range(len(loose)), kind)
+
+    def _send_try(self, boot: int, link: Link, attempt: Try) -> None:
+        batch = attempt.batch
+        if batch.over:
+            return
+        deadline_ms = batch.deadline_ms()
+        assert link.offset_ms is not None
+        self._requests += 1
+        attempt.sent_ms = self._now_ms
+        patience_ms = REPLICA_TRY_MS if attempt.op in wire.REPLICA_READS else TRY_MS
+        attempt.timeout_ms = min(patience_ms * 2 ** min(attempt.attempt - 1, 8), TRY_MAX_MS)
+        link.tries[self._requests] = attempt
+        self.counts["requests"] += 1
+        self.counts["operations"] += len(attempt.indices)
+        if attempt.attempt == 1:
+            self._budget.first_try()
+            if batch.spread:
+                self._chooser.asked(len(attempt.indices))
+        whole = type(attempt.indices) is range
+        pick = (lambda column: column) if whole else picker(attempt.indices)
+        body = [
+            self._requests,
+            attempt.attempt,
+            batch.number,
+            next(iter(self._open_writes), batch.number),
+            int(deadline_ms + link.offset_ms),
+            attempt.op if whole or isinstance(attempt.op, int) else bytes(pick(attempt.op)),
+            None if whole else wire.pack_u16(attempt.indices),
+            wire.pack_u16(pick(batch.shards)),
+            pick(batch.keys),
+            None if batch.wire_values is None else pick(batch.wire_values),
+            batch.ack,
+            None if batch.operands is None else wire.pack_u64(pick(batch.operands)),
+        ]
+        self._send(boot, wire.REQUEST, body)
+
+    def _hedge(self) -> None:
+        """Ask a second replica where a read is later than usual."""
+        late_ms = self._chooser.late_ms
+        for boot, link in list(self._links.items()):
+            for one in list(link.tries.values()):
+                batch = one.batch
+                if one.hedged or not batch.spread or self._now_ms - one.sent_ms < late_ms:
+                    continue
+                one.hedged = True
+                still_open = one.still_open()
+                if not still_open or not self._chooser.may_hedge(len(still_open)):
+                    continue
+                self.counts["hedges"] += 1
+                self.counts["hedged operations"] += len(still_open)
+                self._ask_others(batch, boot, still_open)
+
+    def _ask_others(self, batch: Batch, asked: int, indices: Sequence[int]) -> None:
+        by_target: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index in indices:
+            shard = batch.shards[index]
+            readers = self._readers.get(shard) or self.map.shards[shard].replicas
+            others = [boot for boot in readers if boot != asked]
+            if others:
+                boot = self._chooser.choose(shard, others, self._links)
+                stale = batch.op == wire.GET_STALE
+                op = wire.GET_STALE if stale else wire.GET if boot == self._primaries[shard] else wire.GET_ANY
+                by_target[boot, op].append(index)
+        for (boot, op), chosen in by_target.items():
+            self._links.setdefault(boot, Link()).queue.append(self._hedged_try(batch, op, chosen))
+
+    def _hedged_try(self, batch: Batch, op: int, indices: Sequence[int]) -> Try:
+        hedge = self._new_try(batch, op, indices)
+        hedge.hedged = True
+        return hedge
 
     # --- a turn ----------------------------------------------------------------------------------------------------
 
     def step(self, frames: Iterable[tuple[Address, bytes]], now_ms: float) -> list[tuple[Address, bytes]]:
         """One turn: handle `frames` (source: MANAGER or a boot id), then timers; returns (destination, frame)."""
         self._now_ms = now_ms
+        self.finished = []
         # A client that wakes from a pause looks at its deadlines before anything else (SAFETY 24).
-        self._expire_calls()
+        if now_ms >= self._deadline_ms:
+            self._expire_calls()
         for source, frame in frames:
             self._receive(source, frame)
         self._time_out_tries()
+        if self._hedging:
+            self._hedge()
         self._try_again()
+        self._route()
         for boot, link in self._links.items():
-            if link.queue:
+            if link.waiting or link.pinged_ms is not None:
                 self._send_tries(boot, link)
         self._keep_contact()
+        for call in self.finished:
+            self._calls.pop(call, None)
         out, self._out = self._out, []
         self.next_wake_ms = max(now_ms + 1.0, self._next_wake_ms())
         return self._fragments.outgoing(out, now_ms)
@@ -257,11 +423,17 @@ class ClientCore:
         self._out.append((to, header + packed))
 
     def _next_wake_ms(self) -> float:
-        wakes = [call.deadline_ms for call in self._calls]
+        wakes = [self._deadline_ms] if self._calls else []
         wakes += [due_ms for due_ms, _, _ in self._waiting]
+        late_ms = self._chooser.late_ms if self._hedging else float("inf")
         for link in self._links.values():
-            wakes += [attempt.sent_ms + attempt.timeout_ms for attempt in link.tries.values()]
-            if link.queue and link.offset_ms is None:
+            for one in link.tries.values():
+                wakes.append(one.sent_ms + one.timeout_ms)
+                if one.batch.spread and not one.hedged:
+                    wakes.append(one.sent_ms + late_ms)
+                if one.kind is not None and one.kind in link.loose and self._now_ms < one.sent_ms + HOLD_MS:
+                    wakes.append(one.sent_ms + HOLD_MS)
+            if link.broken and self._calls and (link.waiting or link.pinged_ms is not None):
                 wakes.append(link.hello_ms + HELLO_MS)
         if self._calls and not self.map.version:
             wakes.append(self._asked_manager_ms + MANAGER_MS)
@@ -283,38 +455,54 @@ class ClientCore:
             return
         if len(versions) != len(current.indices):
             raise Malformed("a reply of another length than its request")  # the try stays open, and in doubt
+        if values is not None and len(values) != len(versions):
+            raise Malformed("a reply with columns of different length")
         del link.tries[request]
+        batch = current.batch
         if statuses is not None and wire.LATE in statuses:
             link.offset_ms = None  # our estimate of its clock was too early: take this one
-        if statuses is not None:
-            current.batch.call.thin = wire.THIN in statuses
         link.hear_clock(current.sent_ms, node_ms, self._now_ms)
-        batch = current.batch
-        if batch.call.failure is not None:
-            return
+        if batch.spread:
+            latency_ms = self._now_ms - current.sent_ms
+            link.hear_latency(latency_ms)
+            self._chooser.heard(latency_ms)
         if statuses is None and type(current.indices) is range and batch.left is None:
-            batch.versions, batch.values, batch.sources = versions, values or [], [header.sender]
-            self._finish(batch)
-            return
-        again = batch.merge(current, header.sender, statuses or bytes(len(versions)), versions, values)
-        if again is None:
-            self._fail(batch.call, Failure(Failure.TIMED_OUT, "the session expired on the server", unknown=True))
-        elif not batch.left:
-            self._finish(batch)
-        elif again and current.op == wire.GET_ANY:
-            self._waiting.append((self._now_ms, batch, again))  # to the primary, at once
-        elif again:
-            self._later(batch, again)
+            batch.take_all(versions, values, header.sender, self.finished)
+        elif not batch.over:
+            self._merge(current, header.sender, statuses or bytes(len(versions)), versions, values)
+        if batch.over:
+            self._close(batch)
         if header.map_version > self.map.version:
             self._pull_map(source)
 
-    def _finish(self, batch: Batch) -> None:
-        """All results of a batch are in."""
-        batch.left = set()
+    def _merge(
+        self, current: Try, sender: int, statuses: bytes, versions: Sequence[int], values: Sequence[Any] | None
+    ) -> None:
+        """An answer that is not simply "all done"."""
+        batch = current.batch
+        batch.thin = wire.THIN in statuses
+        again = batch.merge(current, sender, statuses, versions, values, self.finished)
+        for status, text in FINAL.items():
+            if status in statuses:
+                for place, index in enumerate(current.indices):
+                    if statuses[place] == status and index in batch.open():
+                        failure = self._failure(TIMED_OUT, text, batch, index, unknown=True)
+                        batch.fail(index, failure, self.finished)
+        again = [index for index in again if batch.left is None or index in batch.left]
+        if again and current.op in wire.REPLICA_READS:
+            self._waiting.append((self._now_ms, batch, again))  # to the primary, at once
+        elif again:
+            self._waiting.append((self._now_ms + pause_ms(batch.attempt, self.rng), batch, again))
+
+    def _failure(self, kind: str, text: str, batch: Batch, index: int, *, unknown: bool) -> Failure:
+        return verdicts.located(kind, text, batch.shards[index], batch, self.map, unknown=unknown)
+
+    def _close(self, batch: Batch) -> None:
+        """Nothing of a batch is open any more: it is below the watermark from here on."""
         self._open_writes.pop(batch.number, None)
-        batch.call.pending -= 1
-        if batch.call.done:
-            self._end(batch.call)
+        follower, batch.next = batch.next, None
+        if follower is not None and not follower.over:
+            self._try(follower, follower.open())
 
     def _on_refused(self, source: Address, header: wire.Header, frame: bytes) -> None:
         request, code, text = wire.decode_body(frame)
@@ -324,8 +512,13 @@ class ClientCore:
             self._pull_map(MANAGER)
             self._lose(source, BACKOFF_MAX_MS)
         elif code == wire.BAD_REQUEST and link is not None and request in link.tries:
-            call = link.tries.pop(request).batch.call
-            self._fail(call, Failure(Failure.REFUSED, str(text), unknown=self._in_doubt(call)))
+            attempt = link.tries.pop(request)
+            batch, under_way = attempt.batch, self._under_way()
+            for index in attempt.still_open():
+                unknown = verdicts.in_doubt(batch, index, under_way)
+                batch.fail(index, self._failure(REFUSED, str(text), batch, index, unknown=unknown), self.finished)
+            if batch.over:
+                self._close(batch)
 
     def _on_hello_ack(self, source: Address, header: wire.Header, frame: bytes) -> None:
         sent_ms, node_ms, _ = wire.decode_body(frame)
@@ -335,23 +528,23 @@ class ClientCore:
 
     # --- tries that came to nothing --------------------------------------------------------------------------------
 
-    def _later(self, batch: Batch, indices: list[int]) -> None:
-        """Try again after a jittered, growing pause; a new map cuts it short."""
-        pause_ms = min(BACKOFF_MS * 2 ** min(batch.attempt - 1, 10), BACKOFF_MAX_MS) * self.rng.uniform(0.5, 1.0)
-        self._waiting.append((self._now_ms + pause_ms, batch, indices))
-
     def _try_again(self) -> None:
+        """Send what is due and still open again, within the budget."""
         if not self._waiting:
             return
-        due, self._waiting = (
-            [item for item in self._waiting if item[0] <= self._now_ms],
-            [item for item in self._waiting if item[0] > self._now_ms],
-        )
+        due = [item for item in self._waiting if item[0] <= self._now_ms]
+        if not due:
+            return
+        self._waiting = [item for item in self._waiting if item[0] > self._now_ms]
         for _, batch, indices in due:
-            if batch.call.failure is None:
-                open_indices = [index for index in indices if batch.left is None or index in batch.left]
-                if open_indices:
-                    self._try(batch, open_indices)
+            still_open = [index for index in indices if batch.left is None or index in batch.left]
+            if not still_open:
+                continue
+            if self._budget.take(self._now_ms):
+                self.counts["retries"] += 1
+                self._try(batch, still_open)
+            else:
+                self._waiting.append((self._now_ms + self._budget.wait_ms, batch, still_open))
 
     def _time_out_tries(self) -> None:
         silent: dict[int, Link] = {}
@@ -362,6 +555,8 @@ class ClientCore:
                     self._doubt(attempt)
                     silent[boot] = link
                     self._pull_map(MANAGER)
+                    if attempt.batch.spread:
+                        link.hear_latency(attempt.timeout_ms)
                     self._waiting.append((self._now_ms, attempt.batch, attempt.still_open()))
         for boot, link in silent.items():
             self._ping(boot, link)  # a reply may wait for a commit; a greeting is answered at once
@@ -370,6 +565,7 @@ class ClientCore:
         """Ask a node for a sign of life, and for its clock."""
         if link.pinged_ms is None:
             link.pinged_ms = self._now_ms
+        link.hello_ms = self._now_ms
         self._send(boot, wire.HELLO, self._now_ms)
 
     def _doubt(self, attempt: Try) -> None:
@@ -385,34 +581,122 @@ class ClientCore:
             self._doubt(attempt)
         for attempt in [*link.tries.values(), *link.queue]:
             self._waiting.append((self._now_ms + pause_ms, attempt.batch, attempt.still_open()))
+        self._put_elsewhere(link)
+
+    def _put_elsewhere(self, link: Link) -> None:
+        """Operations that waited for a message to this node wait for one to another."""
+        waiting, link.loose = link.loose, {}
+        for loose in waiting.values():
+            for call, place, shard in zip(loose.calls, loose.places, loose.shards, strict=True):
+                self._add_loose(call, place, shard)
+
+    # --- operations that have no answer ----------------------------------------------------------------------------
 
     def _expire_calls(self) -> None:
+        self._deadline_ms = float("inf")
         for call in list(self._calls):
             if self._now_ms >= call.deadline_ms:
-                greeted, unknown = self._greeted_ms is not None, self._in_doubt(call)
-                self._fail(call, verdicts.expired(call, self.map, greeted=greeted, unknown=unknown))
+                self._fail(call, partial(self._expired, call))
+                self._calls.pop(call, None)
+            else:
+                self._deadline_ms = min(self._deadline_ms, call.deadline_ms)
 
-    def _in_doubt(self, call: Call) -> bool:
-        """Whether some write of the call may have been done."""
-        under_way = {attempt.batch for link in self._links.values() for attempt in link.tries.values()}
-        return verdicts.in_doubt(call, under_way)
+    def _expired(self, call: Call, shard: int | None, batch: Batch | None, unknown: bool) -> Failure:
+        if shard is None:
+            return verdicts.unrouted(call, greeted=self._greeted_ms is not None, mapped=bool(self.map.version))
+        link = self._links.get(self._primaries[shard])
+        silent = link is not None and link.pinged_ms is not None
+        return verdicts.expired(call, shard, batch, self.map, unknown=unknown, silent=silent)
 
-    def _fail(self, call: Call, failure: Failure) -> None:
-        call.failure = failure
-        self._end(call)
+    def _under_way(self) -> set[tuple[Batch, int]]:
+        """(batch, index) of every try that has not been answered."""
+        return {
+            (attempt.batch, index)
+            for link in self._links.values()
+            for attempt in link.tries.values()
+            if attempt.batch.number
+            for index in attempt.indices
+        }
 
-    def _end(self, call: Call) -> None:
-        """Forget a call: its batches are below the watermark from here on."""
-        self._calls.pop(call, None)
-        for batch in call.batches:
-            self._open_writes.pop(batch.number, None)
-        if call.failure is not None:
-            self._waiting = [item for item in self._waiting if item[1].call is not call]
-            for link in self._links.values():
-                link.queue = [attempt for attempt in link.queue if attempt.batch.call is not call]
-                link.tries = {
-                    number: attempt for number, attempt in link.tries.items() if attempt.batch.call is not call
-                }
+    def _fail(self, call: Call, why: Callable[[int | None, Batch | None, bool], Failure]) -> None:
+        """End what is open of a call: `why` says it of (shard, batch, whether it is in doubt)."""
+        if call in self._fresh:
+            self._fresh.remove(call)
+            call.failures = dict.fromkeys(range(max(call.count, 1)), why(None, None, False))
+            call.open = 0
+            self.finished.append(call)
+            return
+        under_way = self._under_way()
+        known: dict[tuple[int, Batch | None, bool], Failure] = {}
+
+        def failure(shard: int, batch: Batch | None, unknown: bool) -> Failure:
+            name = shard, batch, unknown
+            if name not in known:
+                known[name] = why(*name)
+            return known[name]
+
+        for batch in list(call.batches):
+            for index in batch.open_of(call):
+                unknown = verdicts.in_doubt(batch, index, under_way)
+                batch.fail(index, failure(batch.shards[index], batch, unknown), self.finished)
+            if batch.over:
+                self._close(batch)
+        self._fail_loose(lambda other, shard: failure(shard, None, False) if other is call else None)
+
+    def _fail_loose(self, why: Callable[[Call, int], Failure | None]) -> None:
+        """End operations that still wait for a message to take them along, where there is a reason."""
+        for link in self._links.values():
+            for kind, loose in list(link.loose.items()):
+                kept = Loose()
+                for call, place, shard in zip(loose.calls, loose.places, loose.shards, strict=True):
+                    failure = why(call, shard)
+                    if failure is None:
+                        kept.add(call, place, shard)
+                        continue
+                    call.failures[place] = failure
+                    call.open -= 1
+                    if not call.open:
+                        self.finished.append(call)
+                if kept:
+                    link.loose[kind] = kept
+                else:
+                    del link.loose[kind]
+
+    def _open_batches(self) -> dict[Batch, None]:
+        return {batch: None for call in self._calls for batch in call.batches if not batch.over}
+
+    def _is_hopeless(self, call: Call) -> bool:
+        """Whether the call wants something of a shard that waiting will not bring back, by the map we have."""
+        hopeless = self._hopeless
+        return any(
+            batch.shards[index] in hopeless for batch in call.batches for index in batch.open_of(call)
+        ) or any(
+            other is call and shard in hopeless
+            for link in self._links.values()
+            for loose in link.loose.values()
+            for other, shard in zip(loose.calls, loose.shards, strict=True)
+        )
+
+    def _fail_hopeless(self) -> None:
+        """End the operations that no waiting can help, by the newest map there is."""
+        hopeless = self._hopeless
+        if not hopeless:
+            return
+        under_way = self._under_way()
+        for batch in self._open_batches():
+            for index in batch.open():
+                why = hopeless.get(batch.shards[index])
+                if why is not None:
+                    unknown = verdicts.in_doubt(batch, index, under_way)
+                    batch.fail(index, self._failure(UNAVAILABLE, why, batch, index, unknown=unknown), self.finished)
+            if batch.over:
+                self._close(batch)
+
+        def lost(call: Call, shard: int) -> Failure | None:
+            why = hopeless.get(shard)
+            return None if why is None else verdicts.located(UNAVAILABLE, why, shard, None, self.map, unknown=False)
+
+        self._fail_loose(lost)
 
     # --- the map ---------------------------------------------------------------------------------------------------
 
@@ -421,7 +705,7 @@ class ClientCore:
         if self._calls and not self.map.version and self._now_ms - self._asked_manager_ms >= MANAGER_MS:
             self._asked_manager_ms = self._now_ms
             self._send(MANAGER, wire.HELLO, self._now_ms)
-        if self._hopeless and any(call.unrouted is None and self._is_hopeless(call) for call in self._calls):
+        if self._hopeless and any(map(self._is_hopeless, self._calls)):
             self._pull_map(MANAGER)
         if self._now_ms - self._accused_ms >= ACCUSE_MS and (accused := self._unreachable()):
             self._accused_ms = self._now_ms
@@ -432,8 +716,11 @@ class ClientCore:
     def _unreachable(self) -> list[int]:
         """Nodes that are up by the map, and give this client no sign of life."""
         horizon_ms = self._now_ms - ACCUSE_AFTER_MS
-        since_ms = {boot: link.pinged_ms for boot, link in self._links.items()}
-        return [boot for boot, asked_ms in since_ms.items() if asked_ms is not None and asked_ms <= horizon_ms]
+        return [
+            boot
+            for boot, link in self._links.items()
+            if link.pinged_ms is not None and link.pinged_ms <= horizon_ms
+        ]
 
     def _pull_map(self, source: Address) -> None:
         """Ask for a newer map: who showed it, and the manager."""
@@ -483,6 +770,8 @@ class ClientCore:
             return
         self.map = new
         self._primaries = [shard.primary for shard in new.shards]
+        self._readers.clear()
+        self._chooser.begin()
         self._hopeless = verdicts.hopeless_shards(new)
         for boot in list(self._links):
             if state_of(self.map, boot) != UP:
@@ -490,18 +779,7 @@ class ClientCore:
             else:
                 self._reroute(boot)
         self._waiting = [(self._now_ms, batch, indices) for _, batch, indices in self._waiting]
-        for call in list(self._calls):
-            if call.unrouted is not None:
-                self._route(call)
         self._fail_hopeless()
-
-    def _fail_hopeless(self) -> None:
-        """End the calls that no waiting can help, by the newest map there is."""
-        for call in list(self._calls) if self._hopeless else ():
-            shard = None if call.unrouted is not None else verdicts.needs_one_of(call, self._hopeless)
-            if shard is not None:
-                unknown = self._in_doubt(call)
-                self._fail(call, Failure(Failure.UNAVAILABLE, self._hopeless[shard], unknown=unknown, shard=shard))
 
     def _reroute(self, boot: int) -> None:
         """Queued tries whose shards have another primary now go there; what is under way is answered by the node."""
@@ -510,10 +788,12 @@ class ClientCore:
         moved = [
             attempt
             for attempt in link.queue
-            if attempt.op != wire.GET_ANY
+            if attempt.op not in wire.REPLICA_READS
             and any(primaries[attempt.batch.shards[index]] != boot for index in attempt.indices)
         ]
         if moved:
             link.queue = [attempt for attempt in link.queue if attempt not in moved]
             for attempt in moved:
                 self._waiting.append((self._now_ms, attempt.batch, attempt.still_open()))
+        if link.loose:
+            self._put_elsewhere(link)

@@ -1,42 +1,57 @@
-"""What to tell a caller whose call cannot be answered: why, and whether it may have been done (SAFETY 25)."""
+"""What to tell a caller whose operation cannot be answered: why, and whether it may have been done (SAFETY 25)."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Set
+from collections.abc import Set
 
-from zkv.core.client.calls import Batch, Call, Failure
+from zkv.core import wire
+from zkv.core.client.batches import Batch
+from zkv.core.client.calls import NOT_FORMED, TIMED_OUT, UNAVAILABLE, UNREACHABLE, Call, Failure
 from zkv.core.shardmap import DEAD, UP, ShardMap
 
 
-def in_doubt(call: Call, under_way: Set[Batch]) -> bool:
-    """Whether some write of the call was done, or may have been: a try left and was not definitely refused.
+def in_doubt(batch: Batch, index: int, under_way: Set[tuple[Batch, int]]) -> bool:
+    """Whether an operation without an answer may have been done: a try left and was not definitely refused.
 
-    `under_way`: batches with a try that has not been answered.
+    `under_way`: (batch, index) of tries that have not been answered.
     """
-    for batch in call.batches:
-        if not batch.number:
-            continue
-        left = set(batch.open())
-        if len(left) < len(batch.keys) or batch in under_way or not left.isdisjoint(batch.doubt):
-            return True
-    return False
+    return batch.op_at(index) in wire.WRITES and (index in batch.doubt or (batch, index) in under_way)
 
 
-def expired(call: Call, shard_map: ShardMap, *, greeted: bool, unknown: bool) -> Failure:
-    """The deadline passed. `greeted`: the manager has been heard; `unknown`: the outcome is in doubt."""
-    waited = f"after {(call.deadline_ms - call.started_ms) / 1000:g} s"
-    if call.unrouted is not None:
-        if not greeted:
-            return Failure(Failure.UNREACHABLE, f"no answer from the manager {waited}", unknown=False)
-        return Failure(Failure.NOT_FORMED, f"the cluster has not formed {waited}", unknown=False)
-    for shard in _open_shards(call):
-        if all(state_of(shard_map, boot) != UP for boot in shard_map.shards[shard].replicas):
-            text = f"no copy of shard {shard} is reachable {waited}"
-            return Failure(Failure.UNAVAILABLE, text, unknown=unknown, shard=shard)
-    if call.thin:
-        text = f"too few in-sync copies to take a write {waited} (min_in_sync)"
-        return Failure(Failure.UNAVAILABLE, text, unknown=unknown)
-    return Failure(Failure.TIMED_OUT, f"no answer {waited}", unknown=unknown)
+def unrouted(call: Call, *, greeted: bool, mapped: bool) -> Failure:
+    """The deadline passed before there was a map. `greeted`: the manager has been heard; `mapped`: there was one, and
+    the time was over before the call could be sent."""
+    waited = _after(call)
+    if mapped:
+        return Failure(TIMED_OUT, f"it was not sent {waited}: this process was paused, or busy", unknown=False)
+    if not greeted:
+        return Failure(UNREACHABLE, f"no answer from the manager {waited}", unknown=False)
+    return Failure(NOT_FORMED, f"the cluster has not formed {waited}", unknown=False)
+
+
+def expired(
+    call: Call, shard: int, batch: Batch | None, shard_map: ShardMap, *, unknown: bool, silent: bool
+) -> Failure:
+    """The deadline of an operation on `shard` passed. `silent`: its primary gives no sign of life to us."""
+    waited = _after(call)
+    entry = shard_map.shards[shard]
+    kind, text = TIMED_OUT, f"no answer {waited}"
+    if all(state_of(shard_map, boot) != UP for boot in entry.replicas):
+        kind, text = UNAVAILABLE, f"no copy of shard {shard} is reachable {waited}"
+    elif batch is not None and batch.thin:
+        kind, text = UNAVAILABLE, f"too few in-sync copies to take a write {waited} (min_in_sync)"
+    elif silent:
+        text = f"{shard_map.name_of(entry.primary)} gives no sign of life {waited}"
+    return located(kind, text, shard, batch, shard_map, unknown=unknown)
+
+
+def located(
+    kind: str, text: str, shard: int, batch: Batch | None, shard_map: ShardMap, *, unknown: bool
+) -> Failure:
+    """A failure with all that is known of where and how often it was tried."""
+    member = shard_map.members.get(shard_map.shards[shard].primary)
+    endpoint = "" if member is None else member.endpoint
+    return Failure(kind, text, unknown, shard, endpoint, 0 if batch is None else batch.attempt)
 
 
 def hopeless_shards(shard_map: ShardMap) -> dict[int, str]:
@@ -51,17 +66,11 @@ def hopeless_shards(shard_map: ShardMap) -> dict[int, str]:
     return why
 
 
-def needs_one_of(call: Call, shards: Container[int]) -> int | None:
-    """A shard among `shards` of which the call still wants something, or None."""
-    return next((shard for shard in _open_shards(call) if shard in shards), None)
-
-
 def state_of(shard_map: ShardMap, boot: int) -> int:
     """A member's state; DEAD for one that has left the map."""
     member = shard_map.members.get(boot)
     return member.state if member else DEAD
 
 
-def _open_shards(call: Call) -> list[int]:
-    """Shards of operations without a result, each once."""
-    return sorted({batch.shards[index] for batch in call.batches for index in batch.open()})
+def _after(call: Call) -> str:
+    return f"after {(call.deadline_ms - call.started_ms) / 1000:g} s"

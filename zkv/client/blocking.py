@@ -1,0 +1,187 @@
+"""The blocking client: runs plans in the thread that asks.
+
+    with Client("tcp://127.0.0.1:5550") as kv:
+        kv.put("key1", "value1")      # -> PutResult(version=…, server="server1")
+        kv.get("key1")                # -> "value1"
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Generator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
+
+from zkv.client.batches import Pipeline
+from zkv.client.coordination import Lock, WaitOperations
+from zkv.client.failures import outcome_of, request_of
+from zkv.client.operations import Operations
+from zkv.client.options import Configured
+from zkv.client.plans import Blocking, LearnMap, Many, One, Pause, run_with
+from zkv.client.results import DeleteResult, Key, PutResult
+from zkv.client.scanning import ScanOperations
+from zkv.core.settings import DEFAULT_MANAGER
+from zkv.errors import ClosedError
+from zkv.net.client import Connection, connected
+
+
+class Client(Configured, Operations, ScanOperations, WaitOperations, Blocking):
+    __doc__ = f"""A client of one cluster whose calls block.
+
+    Safe to share between threads: operations that wait for one node at the same time travel together. Safe to use
+    after a fork: the child has a connection and an identity of its own.
+
+    {(Configured.__doc__ or "").partition(chr(10))[2].strip()}
+    """
+
+    def __init__(
+        self, manager: str = DEFAULT_MANAGER, timeout_s: float = 5.0, *, read: str = "primary", hedge: bool = False,
+        sticky: bool = False, ack: str | None = None, raw: bool = False, subscribe: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            manager, timeout_s, read=read, hedge=hedge, sticky=sticky, ack=ack, raw=raw, subscribe=subscribe
+        )
+        self._lock = threading.Lock()
+        self._connection: Connection | None = self._connect()
+        _clients.add(self)
+
+    if TYPE_CHECKING:
+        # What a condition changes in the type of the result cannot pass through `Operation`.
+
+        @overload
+        def put(
+            self, key: Key, value: Any, *, timeout_s: float | None = None, ack: str | None = None
+        ) -> PutResult: ...
+        @overload
+        def put(
+            self, key: Key, value: Any, *, if_absent: bool = False, if_present: bool = False,
+            if_version: int | None = None, timeout_s: float | None = None, ack: str | None = None,
+        ) -> PutResult | None: ...  # fmt: skip
+        def put(self, key: Key, value: Any, **options: Any) -> Any: ...
+
+        @overload  # type: ignore[override]
+        def delete(self, key: Key, *, timeout_s: float | None = None, ack: str | None = None) -> DeleteResult: ...
+        @overload
+        def delete(
+            self, key: Key, *, if_version: int, timeout_s: float | None = None, ack: str | None = None
+        ) -> DeleteResult | None: ...
+        def delete(self, key: Key, **options: Any) -> Any: ...
+
+    def pipeline(
+        self, *, timeout_s: float | None = None, ack: str | None = None, return_exceptions: bool = False
+    ) -> Pipeline:
+        """Queue operations, and send them together: one message a node, all nodes in parallel, results in order.
+
+        Operations on one key take effect in their order. `return_exceptions`: errors stand in the places of results
+        instead of the first being raised.
+
+        >>> with kv.pipeline() as p:
+        ...     number = p.incr("pages")
+        ...     text = p.get("color")
+        >>> number.result(), text.result()
+        (1, 'green')
+        """
+        return Pipeline(self, timeout_s, ack, return_exceptions)
+
+    def lock(self, name: str, ttl_s: float = 10.0) -> Lock:
+        """A lock with a lifetime and a fencing token, to be taken in a `with` block, or by `acquire()`.
+
+        Who holds it for longer than `ttl_s` calls `renew()` in time. What such a lock cannot promise, and what the
+        token is for, stands in `zkv.client.coordination`.
+
+        >>> with kv.lock("nightly", ttl_s=5) as lock:
+        ...     token = lock.token
+        >>> with kv.lock("nightly", ttl_s=5) as lock:
+        ...     lock.token > token
+        True
+        """
+        return Lock(self, name, ttl_s)
+
+    def stats(self) -> dict[str, int]:
+        """What this client sent so far: requests, operations in them, retries, hedges.
+
+        >>> kv.stats()["requests"] > 0
+        True
+        """
+        return dict(self._live().core.counts)
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the sockets. Further calls raise `ClosedError`."""
+        if not self._closed:
+            self._closed = True
+            if self._connection is not None:
+                self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> Connection:
+        return connected(Connection, self.manager, **self._connection_options())
+
+    def _live(self) -> Connection:
+        """The connection, which in a forked child is a new one."""
+        if self._closed:
+            raise ClosedError("this client is closed")
+        connection = self._connection
+        if connection is None:
+            with self._lock:
+                connection = self._connection = self._connection or self._connect()
+        return connection
+
+    def _run(self, plan: Any) -> Any:
+        """Run a plan to its end, in this thread."""
+        kind = type(plan)
+        if kind is One or kind is Many or kind is LearnMap:
+            connection = self._live()
+            call = connection.perform(*request_of(plan), 1000 * self._deadline_s(plan.timeout_s), plan.ack)
+            return outcome_of(plan, call, connection.core.map, self.manager)
+        if kind is Pause:
+            return time.sleep(plan.seconds)
+        return self._walk(plan)
+
+    def _walk(self, steps: Generator[Any, Any, Any]) -> Any:
+        """Run a procedure: each step is sent the outcome of the one before."""
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    outcome = self._run(step)
+                except Exception as error:  # noqa: BLE001 - the procedure may have an answer to it
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(outcome)
+        except StopIteration as end:
+            return end.value
+
+    def _after_fork(self) -> None:
+        """In the child: a ZeroMQ context does not survive a fork, and two processes must not share an identity (SAFETY
+        24)."""
+        self._lock = threading.Lock()
+        if self._connection is not None:
+            self._connection.leave_to_parent()
+            self._connection = None
+
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _renew_after_fork() -> None:
+    for client in list(_clients):
+        client._after_fork()
+
+
+os.register_at_fork(after_in_child=_renew_after_fork)
+run_with(Client, Client._run)
+__all__: list[Literal["Client"]] = ["Client"]

@@ -1,0 +1,207 @@
+"""Waiting for keys, and locks.
+
+A lock is a key that its holder keeps changing. Whoever wants it and has seen the same version of it for `ttl_s`, by its
+own clock, may take it over by compare-and-set: no two clocks are compared, only how fast they run (the DynamoDB lock
+client works like this; the idea is that of Gray & Cheriton's leases, SOSP 1989).
+
+What a lock with a lifetime cannot promise: its holder may be paused for longer than `ttl_s`, believe that it still
+holds the lock, and act, while another does. Therefore a lock has a *fencing token*, a number that grows from holder to
+holder: pass it along with what you do, and have the other side refuse what is older than it has seen (Kleppmann, "How
+to do distributed locking", 2016). Where the protected thing is in zkv itself, `cas` alone is simpler, and enough.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections.abc import Generator, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+from zkv.client.operations import Operations, call_error
+from zkv.client.plans import Awaiting, Blocking, Many, NameOf, Pause, Step, operation, run_with
+from zkv.client.results import Key
+from zkv.core import wire
+from zkv.core.client.calls import Call
+from zkv.errors import LockLost, TimedOut, UsageError
+from zkv.values import check_keys
+
+LOCK_PREFIX: Final = "zkv:lock:"
+"""Locks are keys of this namespace."""
+LOOK_S: Final = 0.005
+LOOK_MAX_S: Final = 0.1
+"""Interval at which keys are looked at, and how long it grows."""
+
+
+class WaitOperations:
+    """Waiting for keys."""
+
+    manager: str
+    timeout_s: float
+
+    @operation
+    def wait(self, keys: Key | Sequence[Key], *, timeout_s: float | None = None) -> Generator[Step, Any, None]:
+        """Return once all `keys` exist; raises TimedOut, naming some of those that do not.
+
+        >>> kv.put("ready:1", True).version > 0
+        True
+        >>> kv.wait(["ready:1"], timeout_s=5)
+        """
+        wanted = [keys] if isinstance(keys, str | bytes) else list(keys)
+        check_keys(wanted)
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        return self._wait_steps(wanted, limit_s)
+
+    def _wait_steps(self, missing: list[Key], limit_s: float) -> Generator[Step, Any, None]:
+        deadline, pause_s = time.monotonic() + limit_s, LOOK_S
+        while missing:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                names = ", ".join(map(repr, missing[:3])) + (", …" if len(missing) > 3 else "")
+                text = f"{len(missing)} keys do not exist after {limit_s:g} s: {names}"
+                raise TimedOut(text, outcome_unknown=False)
+            found = yield Many(wire.EXISTS, missing, self._found, timeout_s=min(left_s, self.timeout_s))
+            missing = [key for key, exists in zip(missing, found, strict=True) if not exists]
+            if missing:
+                yield Pause(max(0.0, min(pause_s * random.uniform(0.5, 1.0), deadline - time.monotonic())))
+                pause_s = min(2 * pause_s, LOOK_MAX_S)
+
+    def _found(self, call: Call, _: NameOf) -> list[Any]:
+        if call.failures:
+            raise call_error(call, self.manager)
+        return list(call.columns()[1])
+
+
+class LockOperations:
+    """What a lock does, for both faces."""
+
+    def __init__(self, client: Any, name: str, ttl_s: float) -> None:
+        if not isinstance(name, str) or not ttl_s > 0:
+            raise UsageError(f"a lock has a name and a lifetime in seconds: {name!r}, {ttl_s!r}")
+        self._client = client
+        self.name = name
+        self.ttl_s = ttl_s
+        self.token: int | None = None
+        """Fencing token while the lock is held: greater than that of every holder before."""
+        self._key = LOCK_PREFIX + name
+        self._owner = secrets.token_hex(8)
+        self._version = 0
+        self._until_s = 0.0
+
+    @property
+    def held(self) -> bool:
+        """Whether the lock is held, as far as this process can know: taken, and its time not run out by our clock."""
+        return self.token is not None and time.monotonic() < self._until_s
+
+    @operation
+    def acquire(self, timeout_s: float | None = None) -> Generator[Step, Any, int]:
+        """Take the lock, waiting for it up to `timeout_s` (the client's); returns the fencing token. Raises TimedOut.
+        """
+        return self._acquire_steps(self._client.timeout_s if timeout_s is None else timeout_s)
+
+    @operation
+    def renew(self) -> Generator[Step, Any, None]:
+        """Begin the lock's time anew. Raises LockLost if somebody else has taken it."""
+        return self._renew_steps()
+
+    @operation
+    def release(self) -> Generator[Step, Any, None]:
+        """Give the lock back. Raises LockLost if somebody else has taken it."""
+        return self._release_steps()
+
+    def _acquire_steps(self, limit_s: float) -> Generator[Step, Any, int]:
+        if self.held:
+            raise UsageError(f"the lock {self.name!r} is held by this very object")
+        client, deadline, pause_s = self._client, time.monotonic() + limit_s, LOOK_S
+        seen_version, seen_s = 0, 0.0
+        while True:
+            now_s = time.monotonic()
+            entry = yield Operations.entry.plan(client, self._key)
+            if entry is None or entry.version != seen_version:
+                # From when the answer came, not from when it was asked for: the holder may have renewed in between.
+                seen_version, seen_s = (0 if entry is None else entry.version), time.monotonic()
+            if entry is None or now_s - seen_s >= self._lifetime_of(entry.value):
+                taken = yield Operations.cas.plan(client, self._key, [self._owner, self.ttl_s], version=seen_version)
+                if taken is not None:
+                    self._version = self.token = taken.version
+                    self._until_s = now_s + self.ttl_s
+                    return int(taken.version)
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise TimedOut(f"the lock {self.name!r} was not free within {limit_s:g} s", outcome_unknown=False)
+            yield Pause(min(pause_s * random.uniform(0.5, 1.0), left_s))
+            pause_s = min(2 * pause_s, LOOK_MAX_S)
+
+    def _lifetime_of(self, value: Any) -> float:
+        """How long the present holder may keep the lock without a sign."""
+        return float(value[1]) if isinstance(value, list) and len(value) == 2 else self.ttl_s
+
+    def _renew_steps(self) -> Generator[Step, Any, None]:
+        self._check_taken()
+        now_s = time.monotonic()
+        renewed = yield Operations.cas.plan(
+            self._client, self._key, [self._owner, self.ttl_s], version=self._version
+        )
+        if renewed is None:
+            self.token = None
+            raise LockLost(f"the lock {self.name!r} was taken by somebody else after its {self.ttl_s:g} s")
+        self._version, self._until_s = renewed.version, now_s + self.ttl_s
+
+    def _release_steps(self) -> Generator[Step, Any, None]:
+        self._check_taken()
+        self.token = None
+        gone = yield Operations.delete.plan(self._client, self._key, if_version=self._version)
+        if gone is None:
+            raise LockLost(f"the lock {self.name!r} was taken by somebody else after its {self.ttl_s:g} s")
+
+    def _check_taken(self) -> None:
+        if self.token is None:
+            raise UsageError(f"the lock {self.name!r} is not held: acquire() it first")
+
+
+class Lock(LockOperations, Blocking):
+    """A lock with a lifetime and a fencing token; see `zkv.client.coordination` for what it cannot promise.
+
+    >>> with kv.lock("report", ttl_s=5) as lock:
+    ...     lock.token > 0, lock.held
+    (True, True)
+    """
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.token is None:
+            return
+        try:
+            self.release()
+        except LockLost:
+            if kind is None:  # an error on its way is the better one to see
+                raise
+
+
+class AsyncLock(LockOperations, Awaiting):
+    """A lock with a lifetime and a fencing token; see `zkv.client.coordination` for what it cannot promise."""
+
+    async def __aenter__(self) -> Self:
+        await self.acquire()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.token is None:
+            return
+        try:
+            await self.release()
+        except LockLost:
+            if kind is None:
+                raise
+
+
+run_with(Lock, lambda lock, plan: lock._client._run(plan))
+run_with(AsyncLock, lambda lock, plan: lock._client._run(plan))

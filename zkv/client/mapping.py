@@ -1,0 +1,107 @@
+"""A part of the cluster's keys as a dict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Final
+
+from zkv.errors import UsageError
+
+if TYPE_CHECKING:
+    from zkv.client.blocking import Client
+
+_ABSENT: Final = object()
+
+
+class Map(MutableMapping[str, Any]):
+    """The str keys that begin with `prefix`, as a `MutableMapping` without it.
+
+    Single operations are atomic, `setdefault`, `pop` and `del` too; those that go through all keys (`len`, iteration,
+    `clear`, `popitem`) see each key that lives throughout once, and are not atomic. They take a page of keys at a time.
+
+    >>> from zkv import Map
+    >>> users = Map(kv, "user:")
+    >>> users["ada"] = {"born": 1815}
+    >>> users.setdefault("ada", None), len(users), list(users)
+    ({'born': 1815}, 1, ['ada'])
+    >>> users.pop("ada"), "ada" in users
+    ({'born': 1815}, False)
+    """
+
+    def __init__(self, client: Client, prefix: str) -> None:
+        if not isinstance(prefix, str) or not prefix:
+            raise UsageError(f'the prefix of a Map is a str that is not empty, like "user:", not {prefix!r}')
+        self.client = client
+        self.prefix = prefix
+
+    def __getitem__(self, key: str) -> Any:
+        value = self.client.get(self._full(key), _ABSENT)
+        if value is _ABSENT:
+            raise KeyError(key)
+        return value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.client.put(self._full(key), value)
+
+    def __delitem__(self, key: str) -> None:
+        if not self.client.delete(self._full(key)).existed:
+            raise KeyError(key)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self.client.exists(self._full(key))
+
+    def __iter__(self) -> Iterator[str]:
+        cut = len(self.prefix)
+        for page in self._pages():
+            for key in page:
+                yield key[cut:]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._pages()))
+
+    def __repr__(self) -> str:
+        return f"Map({self.client!r}, {self.prefix!r})"
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """The value under `key`, which becomes `default` if there is none; atomic."""
+        while True:
+            value = self.client.get(self._full(key), _ABSENT)
+            if value is not _ABSENT:
+                return value
+            if self.client.put(self._full(key), default, if_absent=True) is not None:
+                return default
+
+    def pop(self, key: str, default: Any = _ABSENT) -> Any:
+        """Remove `key` and return its value; atomic: of several who pop it one gets it."""
+        while True:
+            entry = self.client.entry(self._full(key))
+            if entry is None:
+                if default is _ABSENT:
+                    raise KeyError(key)
+                return default
+            if self.client.delete(self._full(key), if_version=entry.version) is not None:
+                return entry.value
+
+    def update(  # type: ignore[override]  # positional, as in dict
+        self, other: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), /, **more: Any
+    ) -> None:
+        """Store many values in one go."""
+        items = dict(other, **more)
+        self.client.mput({self._full(key): value for key, value in items.items()})
+
+    def clear(self) -> None:
+        """Remove all that is there now."""
+        for page in self._pages():
+            self.client.mdelete(page)
+
+    def _full(self, key: str) -> str:
+        if not isinstance(key, str):
+            raise UsageError(f"the keys of a Map are str, not {key!r}")
+        return self.prefix + key
+
+    def _pages(self) -> Iterator[list[str]]:
+        position: dict[int, int] | None = {}
+        while position is not None:
+            page = self.client._page(self.prefix, position)
+            yield page.keys  # type: ignore[misc]  # a str prefix finds str keys
+            position = page.next

@@ -1,0 +1,377 @@
+"""Every operation on keys, written once. `zkv.client.plans` says how faces run them.
+
+Keys are str or bytes (distinct, as in a dict), values bytes, str, numbers, bool, None, lists, dicts, tuples and numpy
+arrays; a value comes back as the type it was put. Every operation is linearizable, and every write takes effect at most
+once, however often it has to be tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from itertools import repeat
+from typing import Any, Final
+
+from zkv.client.failures import check_status, error_of
+from zkv.client.plans import LearnMap, Many, NameOf, One, Operation, Step, operation
+from zkv.client.results import DeleteResult, Entry, Key, PutResult
+from zkv.core import wire
+from zkv.core.client.calls import Answer, Call
+from zkv.core.shardmap import ShardMap, shard_of
+from zkv.errors import UsageError, ZkvError
+from zkv.values import Codec, check_keys
+
+READ_OPS: Final = {"primary": wire.GET, "any": wire.GET_ANY, "stale": wire.GET_STALE}
+
+
+class KeyOperations:
+    """Operations on one key: what a client offers, and a pipeline too."""
+
+    _codec: Codec
+    _read: str
+    _ack: int
+    manager: str
+
+    @operation
+    def get(
+        self, key: Key, default: Any = None, *, read: str | None = None, timeout_s: float | None = None
+    ) -> One[Any]:
+        """The value under `key`, or `default` where there is none.
+
+        >>> kv.put("color", "green").server in cluster.names
+        True
+        >>> kv.get("color"), kv.get("no such key"), kv.get("no such key", "blue")
+        ('green', None, 'blue')
+        """
+        decode = self._codec.decode
+
+        def finish(answer: Answer, _: NameOf) -> Any:
+            return decode(answer.value, default)
+
+        return One(self._read_op(read), _checked(key), finish, timeout_s=timeout_s)
+
+    @operation
+    def entry(self, key: Key, *, read: str | None = None, timeout_s: float | None = None) -> One[Entry | None]:
+        """The value under `key` with its version and the server that answered; None where there is none.
+
+        >>> kv.put("color", "green").version == kv.entry("color").version
+        True
+        """
+        decode = self._codec.decode
+
+        def finish(answer: Answer, name_of: NameOf) -> Entry | None:
+            if answer.value is None:
+                return None
+            return Entry(key, decode(answer.value), answer.version, name_of(answer.source))
+
+        return One(self._read_op(read), _checked(key), finish, timeout_s=timeout_s)
+
+    @operation
+    def exists(self, key: Key, *, timeout_s: float | None = None) -> One[bool]:
+        """Whether there is a value under `key`, without fetching it.
+
+        >>> kv.exists("no such key")
+        False
+        """
+
+        def finish(answer: Answer, _: NameOf) -> bool:
+            return bool(answer.value)
+
+        return One(wire.EXISTS, _checked(key), finish, timeout_s=timeout_s)
+
+    def _put(
+        self, key: Key, value: Any, *, if_absent: bool = False, if_present: bool = False,
+        if_version: int | None = None, timeout_s: float | None = None, ack: str | None = None,
+    ) -> One[PutResult | None]:  # fmt: skip
+        """Store `value` under `key`; returns once every in-sync replica has it (see `ack` of the class).
+
+        At most one condition: `if_absent`, the key must not exist; `if_present`, it must; `if_version`, its version
+        must be this one (of a missing key: 0). Where the condition does not hold nothing is written, and None returned.
+
+        >>> kv.put("owner", "ada", if_absent=True) is not None
+        True
+        >>> kv.put("owner", "bob", if_absent=True) is None, kv.get("owner")
+        (True, 'ada')
+        """
+        op, operand = _condition(if_absent, if_present, if_version)
+
+        def finish(answer: Answer, name_of: NameOf) -> PutResult | None:
+            return None if answer.status else PutResult(answer.version, name_of(answer.source))
+
+        wire_value = self._codec.encode(value)
+        return One(
+            op, _checked(key), finish, value=wire_value, operand=operand, timeout_s=timeout_s, ack=self._level(ack)
+        )
+
+    put = operation(_put)
+
+    @operation
+    def cas(
+        self, key: Key, value: Any, *, version: int, timeout_s: float | None = None, ack: str | None = None
+    ) -> One[PutResult | None]:
+        """Compare and set: store `value` if the key still has `version` (0: if it does not exist); None if it has not.
+
+        >>> seen = kv.put("balance", 100)
+        >>> kv.cas("balance", 90, version=seen.version) is not None
+        True
+        >>> kv.cas("balance", 80, version=seen.version) is None
+        True
+        """
+        return KeyOperations._put(self, key, value, if_version=version, timeout_s=timeout_s, ack=ack)
+
+    @operation
+    def getset(
+        self, key: Key, value: Any, default: Any = None, *, timeout_s: float | None = None, ack: str | None = None
+    ) -> One[Any]:
+        """Store `value` under `key`; returns the former value, `default` where there was none.
+
+        >>> kv.getset("shift", "day", "nobody"), kv.getset("shift", "night")
+        ('nobody', 'day')
+        """
+        decode = self._codec.decode
+
+        def finish(answer: Answer, _: NameOf) -> Any:
+            return decode(answer.value, default)
+
+        wire_value = self._codec.encode(value)
+        return One(
+            wire.GETSET, _checked(key), finish, value=wire_value, timeout_s=timeout_s, ack=self._level(ack)
+        )
+
+    def _delete(
+        self, key: Key, *, if_version: int | None = None, timeout_s: float | None = None, ack: str | None = None
+    ) -> One[DeleteResult | None]:
+        """Remove `key`; the result says whether there was anything to remove.
+
+        With `if_version`: only if that is its version; None where it is not.
+
+        >>> kv.put("note", "...").version > 0
+        True
+        >>> kv.delete("note").existed, kv.delete("note").existed
+        (True, False)
+        """
+        conditional = if_version is not None
+
+        def finish(answer: Answer, name_of: NameOf) -> DeleteResult | None:
+            if answer.status and conditional:
+                return None
+            return DeleteResult(not answer.status, answer.version, name_of(answer.source))
+
+        op, operand = (wire.DELETE_IF_VERSION, _version(if_version)) if conditional else (wire.DELETE, None)
+        return One(op, _checked(key), finish, operand=operand, timeout_s=timeout_s, ack=self._level(ack))
+
+    delete = operation(_delete)
+
+    @operation
+    def incr(
+        self, key: Key, by: float = 1, *, timeout_s: float | None = None, ack: str | None = None
+    ) -> One[Any]:
+        """Add `by` to the number under `key`; returns the sum. A missing key counts from 0.
+
+        Raises WrongType if the value is no number, TooLarge if an integer would not fit 64 bits.
+
+        >>> kv.incr("visits"), kv.incr("visits", 10), kv.incr("visits", -1)
+        (1, 11, 10)
+        """
+        if type(by) not in (int, float):
+            raise UsageError(f"by is {by!r}: it must be an int or a float")
+
+        def finish(answer: Answer, _: NameOf) -> Any:
+            check_status(answer, key)
+            return answer.value
+
+        value = self._numbers.encode(by)
+        return One(wire.INCR, _checked(key), finish, value=value, timeout_s=timeout_s, ack=self._level(ack))
+
+    @operation
+    def append(
+        self, key: Key, piece: str | bytes, *, timeout_s: float | None = None, ack: str | None = None
+    ) -> One[int]:
+        """Append `piece` to the str or bytes under `key`; returns the new length. A missing key becomes the piece.
+
+        Raises WrongType if the value is of another type than the piece, TooLarge beyond the limit of a value.
+
+        >>> kv.append("log", "one "), kv.append("log", "two"), kv.get("log")
+        (4, 7, 'one two')
+        """
+        if type(piece) not in (str, bytes):
+            raise UsageError(f"a piece must be str or bytes, not {type(piece).__name__}")
+
+        def finish(answer: Answer, _: NameOf) -> int:
+            check_status(answer, key)
+            return int(answer.value)
+
+        value = self._codec.encode(piece)
+        return One(wire.APPEND, _checked(key), finish, value=value, timeout_s=timeout_s, ack=self._level(ack))
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    _numbers: Codec
+
+    def _read_op(self, read: str | None) -> int:
+        return READ_OPS[self._read] if read is None else read_op(read)
+
+    def _level(self, ack: str | None) -> int:
+        return self._ack if ack is None else ack_level(ack)
+
+
+class Operations(KeyOperations):
+    """Operations on keys, one or many."""
+
+    @operation
+    def mput(
+        self, items: Mapping[str, Any] | Mapping[bytes, Any] | Mapping[Key, Any], *, return_exceptions: bool = False,
+        timeout_s: float | None = None, ack: str | None = None,
+    ) -> Many[list[PutResult]]:  # fmt: skip
+        """Store many values, all nodes in parallel; results in the order of `items`. Each key is atomic by itself.
+
+        Where some cannot be done the first error is raised; with `return_exceptions` each error stands in the place of
+        its result instead, as with asyncio.gather.
+
+        >>> [result.version > 0 for result in kv.mput({"a": 1, "b": 2})]
+        [True, True]
+        """
+        keys: list[Key] = list(items)
+
+        def finish(call: Call, name_of: NameOf) -> list[PutResult]:
+            versions, _, _, sources = call.columns()
+            names = _names(sources, name_of)
+            return self._complete(call, list(map(_put_result, repeat(PutResult), zip(versions, names, strict=True))),
+                                  return_exceptions)  # fmt: skip
+
+        return Many(
+            wire.PUT, _checked_keys(keys), finish, values=self._codec.encode_column(list(items.values())),
+            timeout_s=timeout_s, ack=self._level(ack),
+        )  # fmt: skip
+
+    @operation
+    def mget(
+        self, keys: Sequence[Key], default: Any = None, *, return_exceptions: bool = False, read: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Many[list[Any]]:  # fmt: skip
+        """The values under `keys`, in their order, `default` where there is none; all nodes in parallel.
+
+        `return_exceptions`: as in `mput`.
+
+        >>> kv.mget(["a", "b", "no such key"])
+        [1, 2, None]
+        """
+        decode_column = self._codec.decode_column
+
+        def finish(call: Call, _: NameOf) -> list[Any]:
+            values = decode_column(call.columns()[1], default)
+            return self._complete(call, values, return_exceptions)
+
+        return Many(self._read_op(read), _checked_keys(keys), finish, timeout_s=timeout_s)
+
+    @operation
+    def mdelete(
+        self, keys: Sequence[Key], *, return_exceptions: bool = False, timeout_s: float | None = None,
+        ack: str | None = None,
+    ) -> Many[list[DeleteResult]]:  # fmt: skip
+        """Remove many keys, all nodes in parallel; results in their order. `return_exceptions`: as in `mput`.
+
+        >>> [result.existed for result in kv.mdelete(["a", "b", "no such key"])]
+        [True, True, False]
+        """
+
+        def finish(call: Call, name_of: NameOf) -> list[DeleteResult]:
+            versions, _, statuses, sources = call.columns()
+            rows = zip(statuses, versions, _names(sources, name_of), strict=True)
+            results = [DeleteResult(not status, version, name) for status, version, name in rows]
+            return self._complete(call, results, return_exceptions)
+
+        return Many(wire.DELETE, _checked_keys(keys), finish, timeout_s=timeout_s, ack=self._level(ack))
+
+    @operation
+    def locate(self, key: Key, *, timeout_s: float | None = None) -> Generator[Step, Any, str]:
+        """Name of the key's primary by the newest map this client knows.
+
+        >>> kv.locate("color") == kv.entry("color").server
+        True
+        """
+        _checked(key)
+
+        def steps() -> Generator[Step, Any, str]:
+            shard_map: ShardMap = yield LearnMap(timeout_s)
+            return shard_map.name_of(shard_map.shards[shard_of(key, len(shard_map.shards))].primary)
+
+        return steps()
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _complete(self, call: Call, results: list[Any], return_exceptions: bool) -> list[Any]:
+        """Results with the errors in their places, or the first error raised."""
+        if call.failures:
+            if not return_exceptions:
+                raise call_error(call, self.manager)
+            for place, failure in call.failures.items():
+                results[place] = error_of(failure, self.manager)
+        return results
+
+
+_put_result: Final = tuple.__new__
+
+
+def call_error(call: Call, manager: str) -> ZkvError:
+    """The error of a call of several operations of which some failed."""
+    failure = call.failure
+    assert failure is not None
+    error = error_of(failure, manager)
+    if 1 < call.count != len(call.failures):
+        error.add_note(f"{len(call.failures)} of {call.count} operations failed; the others were done")
+    return error
+
+
+def read_op(read: str) -> int:
+    """The operation for a way of reading. Raises UsageError."""
+    if read not in READ_OPS:
+        raise UsageError(f'read is {read!r}, it must be "primary", "any" or "stale"')
+    return READ_OPS[read]
+
+
+def ack_level(ack: str | None) -> int:
+    """The wire's number for an acknowledgement level. Raises UsageError."""
+    if ack is None:
+        return wire.ACK_DEFAULT
+    if ack not in wire.ACK_LEVELS:
+        raise UsageError(f'ack is {ack!r}, it must be "all" or "primary"')
+    return wire.ACK_LEVELS[ack]
+
+
+def _checked(key: Key) -> Key:
+    check_keys((key,))
+    return key
+
+
+def _checked_keys(keys: Sequence[Key]) -> Sequence[Key]:
+    if isinstance(keys, str | bytes):
+        raise UsageError(f"keys are a sequence of keys, not one: write [{keys!r}]")
+    keys = keys if isinstance(keys, list) else list(keys)
+    check_keys(keys)
+    return keys
+
+
+def _version(version: Any) -> int:
+    if type(version) is not int or not 0 <= version < 2**64:
+        raise UsageError(f"a version is a number that a read or a write returned, not {version!r}")
+    return version
+
+
+def _condition(if_absent: bool, if_present: bool, if_version: int | None) -> tuple[int, int | None]:
+    given = bool(if_absent) + bool(if_present) + (if_version is not None)
+    if given > 1:
+        raise UsageError("choose one of if_absent, if_present and if_version")
+    if if_absent:
+        return wire.PUT_IF_ABSENT, None
+    if if_present:
+        return wire.PUT_IF_PRESENT, None
+    return (wire.PUT, None) if if_version is None else (wire.PUT_IF_VERSION, _version(if_version))
+
+
+def _names(sources: Sequence[int], name_of: NameOf) -> Any:
+    """Names of who answered, by operation; failed ones have no source."""
+    names = {boot: name_of(boot) if boot else "" for boot in set(sources)}
+    return repeat(names[sources[0]], len(sources)) if len(names) == 1 else map(names.__getitem__, sources)
+
+
+__all__ = ["KeyOperations", "Operation", "Operations", "ack_level", "call_error", "read_op"]
