@@ -6,6 +6,8 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["pytester"]  # for the tests of our own plugin; here, as pytest takes it only from the top
+
 # No test may fail because the machine is busy: hypothesis' deadline is a timed assertion.
 settings.register_profile("zkv", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("zkv")

@@ -7,6 +7,8 @@
     control      requests to a running launcher, over a Unix socket in its run directory
     backoff      how soon a process that ended is started again
     nodes        the launcher's storage nodes: added, replaced, where they are put
+    cuts         who is cut off from whom: the file by which nodes learn it
+    partitions   the launcher's side of it: made, confirmed, ended
     autoscale    adding and draining them as the manager advises
     reports      what the launcher tells and asks the manager, in a thread of its own
     supervisor   the launcher itself
@@ -14,7 +16,7 @@
     lifeline     for children: whether their launcher still lives
     cluster      `LocalCluster`
 
-Nodes and managers import `lifeline`, so nothing else is loaded before it is asked for.
+Nodes and managers import `lifeline` and `cuts`, so nothing else is loaded before it is asked for.
 """
 
 from __future__ import annotations

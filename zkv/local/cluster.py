@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, overload
 from zkv.errors import TimedOut, UsageError
 from zkv.local.background import Background, start_in_background
 from zkv.local.control import call
+from zkv.local.cuts import Cut
 from zkv.local.plan import MANAGER, Autoscale, LaunchError, Plan, node_names, nodes_of_shard_map
 from zkv.local.rundir import RunDir
 
@@ -104,6 +105,7 @@ class LocalCluster:
                 self._run_dir.remove()
             raise
         self._names = node_names(nodes)
+        self._disturbed = False
         self.launcher_pid: int = background.process.pid
         self.manager: str = background.status["manager"]["endpoint"]
         """Endpoint of the manager, which also a restarted one has."""
@@ -122,6 +124,11 @@ class LocalCluster:
         except LaunchError:
             pass  # it is closed or gone: as they were
         return list(self._names)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether its processes were interfered with by any method here, so that it is not as it was at its start."""
+        return self._disturbed
 
     def client(self, **options: Any) -> Client:
         """A new `zkv.Client` for this cluster; `options` as for that. The caller closes it."""
@@ -153,7 +160,8 @@ class LocalCluster:
     def wait_healthy(self, timeout_s: float = 30.0) -> dict[str, Any]:
         """Wait until the cluster is healthy, with everything where it should be; what `health` says then.
 
-        Raises TimedOut, ManagerUnreachable.
+        Right after a `pause` or `partition` it waits until the manager has given up those it cannot hear, right after
+        `resume` or `reconnect` until it has them back. Raises TimedOut, ManagerUnreachable.
         """
         return self._wait(timeout_s, healthy=True)
 
@@ -183,7 +191,7 @@ class LocalCluster:
         """
         if (count is not None and (type(count) is not int or count < 1)) or not isinstance(zone, str):
             raise UsageError(f"add takes a number of nodes, 1 or more, and the name of a zone: {count!r}, {zone!r}")
-        nodes = self._call(do="add", count=count or 1, zone=zone, weight=weight)["nodes"]
+        nodes = self._disturb(do="add", count=count or 1, zone=zone, weight=weight)["nodes"]
         names = [node["name"] for node in nodes]
         if wait:
             self._wait(timeout_s, healthy=False)
@@ -199,6 +207,7 @@ class LocalCluster:
         from zkv.net.waiting import LOOK_S, draining
 
         deadline = time.monotonic() + timeout_s
+        self._disturbed = True
         with self._admin() as link:
             link.drain(name, force=force)
             for left in draining(link, name) if wait else ():
@@ -215,7 +224,7 @@ class LocalCluster:
         `signal`: KILL, TERM, STOP or CONT; for those other than KILL it returns once they are sent. Raises
         LaunchError for a name that does not exist or a process that does not run.
         """
-        self._call(do="kill", names=list(names), signal=signal)
+        self._disturb(do="kill", names=list(names), signal=signal)
 
     def pause(self, *names: str) -> None:
         """Stop processes where they are (SIGSTOP); to the others they look as if cut off."""
@@ -225,9 +234,34 @@ class LocalCluster:
         """Let paused processes go on."""
         self.kill(*names, signal="CONT")
 
+    def partition(self, *names: str, apart_from: str | Sequence[str] | None = None) -> None:
+        """Cut `names` off, silently and both ways, as if the network swallowed every packet; returns when that is so.
+
+            cluster.partition("server1")                          # from everybody: nodes, manager, clients
+            cluster.partition("server1", "server2")               # these two are among themselves
+            cluster.partition("server1", apart_from="server2")    # from each other; all others reach both
+            cluster.partition("manager")                          # from all nodes
+
+        `names` are on one side, `apart_from` on the other; without it everybody else is, also who comes later. Those of
+        one side reach each other. A name is that of a node, also of one that was or will be replaced, "manager", or
+        "clients" for all of them together. Several cuts hold at the same time, until `reconnect`.
+
+        The nodes do it: they drop what they receive and send. So clients (and `health`) reach the manager always, and a
+        paused node takes part from its first turn after `resume`. What was under way already may still arrive.
+
+        Raises LaunchError for a name that does not exist, UsageError for sides that make no sense.
+        """
+        apart = (apart_from,) if isinstance(apart_from, str) else apart_from
+        cut = Cut(names, None if apart is None else tuple(apart))
+        self._disturb(do="partition", names=cut.names, apart_from=cut.apart_from)
+
+    def reconnect(self) -> None:
+        """End all partitions; returns when every node knows."""
+        self._call(do="reconnect")
+
     def restart_manager(self) -> None:
         """Start the manager again on its port with its state, ending it first if it runs; returns when it listens."""
-        self._call(do="restart")
+        self._disturb(do="restart")
 
     def close(self) -> None:
         """End everything; returns when no process is left. May be called again."""
@@ -258,13 +292,22 @@ class LocalCluster:
         deadline = time.monotonic() + timeout_s
         status: dict[str, Any] = {}
         with self._admin() as link:
-            for status in settling(link, lambda: self.status()["nodes"], healthy=healthy):
+            for status in settling(link, self._processes, healthy=healthy):
                 if time.monotonic() > deadline:
                     moving, draining = status["moving"]["shards"], ", ".join(status["draining"]) or "nobody"
                     what = f"{moving} shards are moving, {draining} is being drained"
                     text = f"the cluster is {status['health']} and not at rest after {timeout_s:g} s: {what}"
                     raise TimedOut(text, outcome_unknown=False)
         return status
+
+    def _processes(self) -> list[dict[str, Any]]:
+        """The nodes as `zkv.net.waiting` wants to know them."""
+        answer = self._call(do="status")
+        return [{**node, "heard": answer["heard"][node["name"]]} for node in answer["status"]["nodes"]]
+
+    def _disturb(self, **request: Any) -> dict[str, Any]:
+        self._disturbed = True
+        return self._call(**request)
 
     def _call(self, **request: Any) -> dict[str, Any]:
         if not self._end.alive:

@@ -16,7 +16,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,17 @@ class Child:
         on_ready: Callable[[Child], None],
         on_exit: Callable[[Child], None],
         boot_id: int | None = None,
+        pass_fds: Sequence[int] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Start it. Its standard error is appended to `log`; `--ready-fd` is added to `command`. Raises OSError."""
+        """Start it. Its standard error is appended to `log`; `--ready-fd` is added to `command`. It inherits
+        `pass_fds`, and has `environment` beside what all children have. Raises OSError."""
         self.name = name
         self.boot_id = boot_id
         self.endpoint: str | None = None
         self.up = True
+        self.stopped = False
+        """Whether it was sent SIGSTOP and not SIGCONT since."""
         self.exit_status: int | None = None
         """As subprocess has it: negative is the signal that ended it. None while it runs."""
         self._loop = loop
@@ -106,9 +111,9 @@ class Child:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
-                    pass_fds=(ready_write,),
+                    pass_fds=(ready_write, *pass_fds),
                     cwd=log.parent,
-                    env=child_environment(),
+                    env=child_environment() | dict(environment or {}),
                     process_group=0,
                     preexec_fn=_die_with(os.getpid()),
                 )
@@ -128,6 +133,8 @@ class Child:
 
     def signal(self, number: int) -> None:
         """Send a signal; does nothing if it has ended."""
+        if number in (signal.SIGSTOP, signal.SIGCONT):
+            self.stopped = number == signal.SIGSTOP
         self._popen.send_signal(number)
 
     def terminate(self) -> None:

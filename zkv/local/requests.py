@@ -1,4 +1,6 @@
-"""What the launcher does on request: `zkv-launch status | stop | add | kill | restart`, and `LocalCluster`."""
+"""What the launcher does on request: `zkv-launch status | stop | add | kill | restart`, and for
+`LocalCluster`, which asks for the same and for partitions.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,9 @@ import signal
 from typing import TYPE_CHECKING, Any, Final
 
 from zkv.core.settings import NodeConfig
-from zkv.errors import SettingError
+from zkv.errors import SettingError, UsageError
 from zkv.local.control import Reply
+from zkv.local.cuts import CLIENTS, Cut
 from zkv.local.plan import LaunchError
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ def handle(supervisor: Supervisor, request: dict[str, Any], reply: Reply) -> Non
     """Answer one request, now or when it is done."""
     match request.get("do"):
         case "status":
-            reply.ok(status=supervisor.status(), phase=supervisor.phase)
+            reply.ok(status=supervisor.status(), phase=supervisor.phase, heard=_heard(supervisor))
         case "stop":
             supervisor.answer_when_stopped(reply)
             supervisor.stop("asked to stop")
@@ -32,6 +35,10 @@ def handle(supervisor: Supervisor, request: dict[str, Any], reply: Reply) -> Non
             _add(supervisor, request, reply)
         case "restart":
             supervisor.restart_manager(reply)
+        case "partition":
+            _partition(supervisor, request, reply)
+        case "reconnect":
+            supervisor.partitions.reconnect(_awake(supervisor), reply)
         case do:
             reply.error(f"the launcher knows no request {do!r}: is it of another version of zkv?", exit_status=2)
 
@@ -89,3 +96,36 @@ def _kill(supervisor: Supervisor, request: dict[str, Any], reply: Reply) -> None
     else:
         supervisor.send_signal(names, signal_name)
         reply.ok(pids=pids)
+
+
+def _partition(supervisor: Supervisor, request: dict[str, Any], reply: Reply) -> None:
+    names, apart_from = request.get("names"), request.get("apart_from")
+    if not isinstance(names, list) or not isinstance(apart_from, list | None):
+        reply.error("partition needs names, and those from whom they are cut off", exit_status=2)
+        return
+    known = [*(child.name for child in supervisor.children()), CLIENTS]
+    for name in [*names, *(apart_from or ())]:
+        if name not in known:
+            reply.error(f"there is no {name!r} here: there are {', '.join(known)}", exit_status=2)
+            return
+    try:
+        cut = Cut(tuple(names), None if apart_from is None else tuple(apart_from))
+    except UsageError as error:
+        reply.error(str(error), exit_status=2)
+        return
+    supervisor.partitions.cut(cut, _awake(supervisor), reply)
+
+
+def _heard(supervisor: Supervisor) -> dict[str, bool | None]:
+    """Node -> whether the manager can hear it."""
+    children = supervisor.nodes.children()
+    return {child.name: False if child.stopped else supervisor.partitions.hears(child.name) for child in children}
+
+
+def _awake(supervisor: Supervisor) -> dict[int, str]:
+    """The nodes that can be waited for: boot id -> name. One that is stopped knows before it sends anything."""
+    return {
+        child.boot_id: child.name
+        for child in supervisor.nodes.children()
+        if child.up and not child.stopped and child.boot_id is not None
+    }

@@ -3,6 +3,7 @@
     lock            flock'ed by the launcher for its life; the kernel gives it back however the launcher ends
     cluster.json    what runs: names, pids with start times, endpoints, boot ids (mode 0600)
     control.sock    requests to the launcher (mode 0600)
+    cuts.json       which nodes are cut off from whom, where that was asked for (`zkv.local.cuts`; mode 0600)
     state/          the manager's durable state
     launcher.log    manager.log    server1.log …
 
@@ -49,6 +50,7 @@ class RunDir:
         self.path = path.expanduser().absolute()
         self.lock_file = self.path / "lock"
         self.cluster_file = self.path / "cluster.json"
+        self.cuts_file = self.path / "cuts.json"
         self.socket = self.path / "control.sock"
         self.state = self.path / "state"
         self._lock_fd: int | None = None
@@ -106,13 +108,20 @@ class RunDir:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def write(self, cluster: dict[str, Any]) -> None:
-        """Replace `cluster.json`; a reader sees the old or the new one, never half of it."""
-        temporary = self.path / "cluster.json.new"
+        """Replace `cluster.json`."""
+        self._replace(self.cluster_file, json.dumps(cluster, indent=1))
+
+    def write_cuts(self, text: str) -> None:
+        """Replace `cuts.json`. Raises OSError."""
+        self._replace(self.cuts_file, text)
+
+    def _replace(self, path: Path, text: str) -> None:
+        """A reader sees the old or the new one, never half of it."""
+        temporary = path.with_name(f"{path.name}.new")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(fd, "w", encoding="utf-8") as file:
-            json.dump(cluster, file, indent=1)
-            file.write("\n")
-        temporary.replace(self.cluster_file)
+            file.write(f"{text}\n")
+        temporary.replace(path)
 
     def read(self) -> dict[str, Any]:
         """What `cluster.json` says, or an empty dict."""
@@ -143,7 +152,7 @@ class RunDir:
 
     def _clear(self, *, logs: bool) -> None:
         shutil.rmtree(self.state, ignore_errors=True)
-        names = [self.cluster_file, self.socket, self.path / "cluster.json.new"]
-        for path in [*names, *(self.path.glob("*.log") if logs else ())]:
+        names = [self.cluster_file, self.cuts_file, self.socket]
+        for path in [*names, *self.path.glob("*.json.new"), *(self.path.glob("*.log") if logs else ())]:
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -14,7 +14,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -25,6 +25,7 @@ from zkv.local.control import ControlServer, Reply
 from zkv.local.journal import Journal, last_line
 from zkv.local.loop import Loop
 from zkv.local.nodes import Nodes
+from zkv.local.partitions import Partitions
 from zkv.local.plan import MANAGER, LaunchError, Plan
 from zkv.local.ports import HOST, reserve
 from zkv.local.processes import Child, python_command, start_time_of
@@ -70,6 +71,7 @@ class Supervisor:
         self._on_death: dict[str, list[Callable[[str], None]]] = {}
         self._changed = False
         self._loop = Loop()
+        self.partitions = Partitions(self._loop, self.run_dir, self._journal.note)
 
     # --- its life --------------------------------------------------------------------------------------------------
 
@@ -113,6 +115,7 @@ class Supervisor:
                 talk.close()
             if control is not None:
                 control.close()
+            self.partitions.close()
             if reserved is not None:
                 reserved.close()
             self._loop.close()
@@ -173,13 +176,22 @@ class Supervisor:
         command = python_command("zkv.cli.node", "--name", name, "--manager", self._manager_endpoint)
         command += ["--bind", f"tcp://{HOST}:0", "--boot-id", f"{boot_id:016x}"]
         command += ["--zone", zone, "--weight", str(weight)]
-        return self._start(name, command, boot_id)
+        try:
+            channel, environment = self.partitions.admit(name, boot_id)
+        except OSError as error:
+            raise LaunchError(f"cannot start {name}: {error.strerror}") from None
+        with channel:
+            return self._start(name, command, boot_id, (channel.fileno(),), environment)
 
-    def _start(self, name: str, command: list[str], boot_id: int | None = None) -> Child:
+    def _start(
+        self, name: str, command: list[str], boot_id: int | None = None,
+        pass_fds: Sequence[int] = (), environment: Mapping[str, str] | None = None,
+    ) -> Child:  # fmt: skip
         try:
             child = Child(
                 self._loop, name, command,
-                log=self.run_dir.log(name), on_ready=self._child_ready, on_exit=self._child_ended, boot_id=boot_id,
+                log=self.run_dir.log(name), on_ready=self._child_ready, on_exit=self._child_ended,
+                boot_id=boot_id, pass_fds=pass_fds, environment=environment,
             )  # fmt: skip
         except OSError as error:
             raise LaunchError(f"cannot start {name}: {error.strerror}") from None

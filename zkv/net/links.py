@@ -9,6 +9,7 @@ connection stands; frames name the boot id they are for, so none can be mistaken
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import zmq
@@ -68,6 +69,13 @@ class Links:
         """Close links to whoever is not in `members`."""
         for address in [address for address in self._links if address != MANAGER and address not in members]:
             self.close_link(address)
+
+    def drop_waiting(self, chosen: Callable[[int], bool]) -> None:
+        """Drop what waits for the connections of links whose address is `chosen`."""
+        for address, link in self._links.items():
+            if chosen(address):
+                link.outbox.clear()
+                link.bytes = 0
 
     def close_link(self, address: int) -> None:
         """Close one link; what waited for it is lost, as on any broken connection."""

@@ -22,6 +22,7 @@ from zkv.local.lifeline import parent_is_gone
 from zkv.net import sockets
 from zkv.net.clock import now_ms
 from zkv.net.links import DRAIN_FRAMES, Context, Links, Socket
+from zkv.net.partition import Partition
 from zkv.net.signals import Termination
 from zkv.net.usage import Usage
 
@@ -61,6 +62,9 @@ class NodeHost:
         self._listening_to: tuple[str, int] = ("", 0)
         self._map_version = 0
         self._usage = Usage(now_ms())
+        self._partition = Partition.inherited(config.name)
+        if self._partition is not None:
+            self.links.poller.register(self._partition.fd, zmq.POLLIN)
 
     def turn(self, timeout_ms: float) -> None:
         """Wait for frames, at most `timeout_ms`, and take one step."""
@@ -68,6 +72,7 @@ class NodeHost:
         events = self.links.poller.poll(max(0, int(timeout_ms) + 1))
         self._usage.woke(now_ms())
         frames: list[tuple[Address, bytes]] = []
+        partition = self._partition
         for socket, event in events:
             if socket is self.router and event & zmq.POLLIN:
                 receive = self.router.recv_multipart
@@ -78,10 +83,17 @@ class NodeHost:
                             frames.append((message[0], message[1]))
                 except zmq.Again:
                     pass
+            elif partition is not None and socket == partition.fd:
+                partition.renew(self.links.poller)
+                self.links.drop_waiting(partition.is_cut)
         self.links.drain(events, frames)
+        if partition is not None and partition.active:
+            frames = partition.arriving(frames)
         # The clock is read after the sockets were drained: what waited there is not younger than it is (SAFETY 11).
         out = self.core.step(frames, now_ms())
         self._follow_core()
+        if partition is not None and partition.active:
+            out = partition.leaving(out)
         for address, frame in out:
             if isinstance(address, bytes):
                 self._answer(address, frame)
@@ -133,6 +145,8 @@ class NodeHost:
         self.router.close()
         if self.publisher is not None:
             self.publisher.close()
+        if self._partition is not None:
+            self._partition.close()
         self.links.close()
 
 

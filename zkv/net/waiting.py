@@ -16,7 +16,8 @@ LOOK_S: Final = 0.1
 
 
 Processes = Callable[[], Iterable[Mapping[str, Any]]]
-"""Which processes of nodes there are: `{"boot", "up"}` each, as a launcher knows them."""
+"""Which processes of nodes there are: `{"boot", "up", "heard"}` each, as a launcher knows them. `heard`, where it is
+known: whether the manager can hear it, which is neither stopped nor cut off."""
 
 
 def settling(link: AdminLink, processes: Processes, *, healthy: bool = False) -> Iterator[dict[str, Any]]:
@@ -35,9 +36,14 @@ def settling(link: AdminLink, processes: Processes, *, healthy: bool = False) ->
 
 
 def _knows(status: Mapping[str, Any], processes: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether those that run are members, up or not, and those that ended are not taken to be up."""
+    """Whether those that can be heard are members and up, and those that cannot, or have ended, are not taken to be
+    up."""
     states = {node["boot"]: node["state"] for node in status["nodes"]}
-    return all(one["boot"] in states if one["up"] else states.get(one["boot"]) != "up" for one in processes)
+    for one in processes:
+        state, heard = states.get(one["boot"]), one.get("heard") if one["up"] else False
+        if state is None if heard is None else (state == "up") is not heard:
+            return False
+    return True
 
 
 def _is_at_rest(link: AdminLink, status: Mapping[str, Any]) -> bool:
