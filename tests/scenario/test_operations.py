@@ -168,13 +168,14 @@ def test_a_stale_read_at_a_primary_that_was_fenced_shows_no_refused_entry() -> N
     """Found by seed 30: the group's commit point goes on without a shard that a member refuses (SAFETY 6)."""
     bench = Bench(s="PB", t="PB")
     bench.put("P", [S, T], ["one", "one"])
-    bench.decide(s="BP", t="PB")
-    bench.tell("B")
     for kind in ("MAP", "MAP_DELTA"):
         bench.drop("B", "P", kind)
+    bench.drop("M", "P")
+    bench.decide(s="BP")
+    bench.tell("B")
     bench.put("P", S, "refused")
-    bench.put("P", T, "two")
-    bench.advance(20)
+    assert bench.put("P", T, "two").status == "OK"
+    assert bench.held_by("P", S) != bench.held_by("B", S)
     assert bench.op(wire.GET_STALE, "P", [S], None).value != "refused"
 
 

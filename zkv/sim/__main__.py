@@ -26,6 +26,7 @@ from zkv.sim.campaign import Campaign
 from zkv.sim.plants import PLANTS, planted
 
 MUST_FIRE: Final = (
+    "overtaken operations", "stale reads", "scans", "hedges", "retries", "conditions that failed",
     "takeovers", "reconciles with a tail", "tails adopted", "re-sends", "lease expiries", "fenced entries",
     "fenced batches", "demotions", "held reads", "held replies demoted", "replica reads", "retries found",
     "late requests", "manager crashes", "node crashes", "node pauses", "node restarts", "cuts", "node joins",

@@ -91,7 +91,7 @@ class Campaign:
             client = ClientProcess(world, f"client{number + 1}", subscribed=self.rng.random() < 0.8)
             world.processes[client.pid] = client
             self.clients.append(client)
-            for _ in range(self.rng.choice((1, 2, 4, 8))):
+            for _ in range(self.rng.choice((1, 2, 4, 6))):
                 self._next_call(client)
         self.storm = True
         world.clockwork.after(self.rng.expovariate(1 / self.fault_ms), self._fault)
