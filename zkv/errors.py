@@ -14,10 +14,10 @@
     ├── ProtocolError                  a peer sent what the protocol does not allow
     └── ClosedError                    the client was closed
 
-A missing key is none of them: `get` returns None or the default. Catch `ZkvError` for everything. What a writer has to know after an error is whether the write may
-have been done: that is `error.outcome_unknown`, which every class has (SAFETY 25). It is False only
-when it is certain that the write was not done and never will be. `endpoint`, `shard` and `tries` say where the
-operation went, as far as it got.
+A missing key is none of them: `get` returns None or the default. Catch `ZkvError` for everything. What a writer has to
+know after an error is whether the write may have been done: that is `error.outcome_unknown`, which every class has
+(SAFETY 25). It is False only when it is certain that the write was not done and never will be. `endpoint`, `shard` and
+`tries` say where the operation went, as far as it got.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ from click.testing import CliRunner
 
 from zkv.cli.options import Command, chosen, setting_options
 from zkv.cli.render import as_json, as_text, byte_count, table
+from zkv.cli.session import Session
 from zkv.core.settings import ClusterSettings, NodeConfig, settings_of
-from zkv.errors import ManagerUnreachable, ShardUnavailable, TimedOut, UsageError
+from zkv.errors import LockLost, ManagerUnreachable, ShardUnavailable, TimedOut, TooLarge, UsageError, WrongType
 
 COMMANDS = ("manager", "node", "client", "admin", "launch")
 
@@ -44,6 +45,27 @@ def test_help_of_an_operators_commands_teaches(name: str) -> None:
     assert "--json" in result.output
 
 
+CLIENT_COMMANDS = (
+    "put", "get", "delete", "exists", "cas", "getset", "incr", "append", "mput", "mget", "mdelete", "keys", "wait",
+    "lock",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLIENT_COMMANDS)
+def test_help_of_a_clients_commands_teaches(name: str) -> None:
+    result = CliRunner().invoke(command("client"), [name, "--help"])
+    assert result.exit_code == 0
+    assert f"  zkv-client {name}" in result.output.split("Examples:")[1]
+    assert "--json" in result.output
+    assert all(len(line) <= 116 for line in result.output.splitlines())
+
+
+def test_every_command_of_the_client_is_tested() -> None:
+    main = command("client")
+    assert isinstance(main, click.Group)
+    assert tuple(main.commands) == CLIENT_COMMANDS
+
+
 def test_every_setting_is_a_flag() -> None:
     result = CliRunner().invoke(command("manager"), ["--help"])
     for setting in settings_of(ClusterSettings):
@@ -69,6 +91,26 @@ def test_every_setting_is_a_flag() -> None:
         ("client", ["put", "k"], "VALUE"),
         ("client", ["mput", "k"], "KEY=VALUE"),
         ("client", ["conquer"], "conquer"),
+        ("client", ["put", "k", "five", "--type", "int"], "'five' is no int value"),
+        ("client", ["put", "k", "{", "--type", "json"], "is no json value (Expecting"),
+        ("client", ["put", "k", "[" * 100_000, "--type", "json"], "is no json value"),
+        ("client", ["put", "k", "1" * 5000, "--type", "int"], "…' is no int value"),
+        ("client", ["mput", "a=1", "b=x", "--type", "float"], "'x' is no float value"),
+        ("client", ["put", "k", "v", "--if-absent", "--if-present"], "choose one"),
+        ("client", ["put", "k", "v", "--if-present", "--if-version", "0"], "choose one"),
+        ("client", ["put", "k", "v", "--if-version", "-1"], "--if-version"),
+        ("client", ["put", "k", "-5", "--josn"], "--josn"),
+        ("client", ["put", "k", "--value"], "--value"),
+        ("client", ["put", "k", "-v"], "-v"),
+        ("client", ["cas", "k", "v"], "--version"),
+        ("client", ["incr", "k", "much"], "'much' is no number"),
+        ("client", ["incr", "k", "-1", "-2"], "-2"),
+        ("client", ["append", "k", "v", "--type", "int"], "--type"),
+        ("client", ["get", "k", "--read", "backup"], "--read"),
+        ("client", ["wait"], "KEY"),
+        ("client", ["lock", "job"], "COMMAND"),
+        ("client", ["lock", "job", "--ttl", "0", "--", "true"], "--ttl"),
+        ("client", ["lock", "job", "ls", "-l"], "-l"),
         ("client", ["--manager", "there", "get", "k"], "tcp://HOST:PORT"),
         ("client", ["get", "k", "--manager", "tcp://*:1"], "cannot be connected to"),
         ("client", ["get", "k", "--timeout", "0"], "--timeout"),
@@ -120,6 +162,9 @@ def test_flags_beat_the_environment_and_both_reach_the_settings() -> None:
         (ShardUnavailable("shard 7 is lost"), 3, "zkv-admin status"),
         (TimedOut("too late"), 4, "may or may not"),
         (TimedOut("too late", outcome_unknown=False), 4, "too late"),
+        (WrongType("no number"), 6, "no number; nothing was changed"),
+        (TooLarge("too large"), 6, "nothing was changed"),
+        (LockLost("lost"), 76, "lost"),
         (OSError("no\nspace"), 3, "no space"),
         (RuntimeError("oops"), 70, "RuntimeError: oops"),
         (KeyboardInterrupt(), 130, ""),
@@ -169,9 +214,35 @@ def test_tables_and_sizes() -> None:
     assert [byte_count(n) for n in (0, 1023, 1536, 2**30 * 5)] == ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]
 
 
+@pytest.mark.parametrize("as_json", [True, False])
+def test_of_several_keys_those_that_failed_are_named(as_json: bool) -> None:
+    """The others were done, and are shown."""
+
+    @click.command(cls=Command)
+    @click.pass_context
+    def several(ctx: click.Context) -> None:
+        session = Session(ctx, {"json_": as_json, "timeout": None, "manager": None})
+        results = [1, ShardUnavailable("first", outcome_unknown=True), 2, TimedOut("second")]
+        session.show_all(["a", "b", "c", "d"], results, lambda key, result: session.show(f"{key}, {result}", key=key))
+
+    done = CliRunner().invoke(several)
+    assert done.exit_code == 3
+    assert done.stderr.startswith("failed: b, d\nError: first")
+    if as_json:
+        said = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [(line["key"], line.get("error")) for line in said] == [
+            ("a", None), ("b", "ShardUnavailable"), ("c", None), ("d", "TimedOut"),
+        ]  # fmt: skip
+        assert said[1] == {"key": "b", "ok": False, "error": "ShardUnavailable", "message": "first",
+                           "outcome_unknown": True}  # fmt: skip
+    else:
+        assert done.stdout == "a, 1\nc, 2\n"
+
+
 def test_the_client_command_is_lean() -> None:
     """It is started for each operation: what it does not need it does not import."""
-    heavy = {"rich", "asyncio", "numpy", "sqlite3", "hypothesis", "importlib.metadata", "fractions", "logging"}
-    code = "import sys, zkv.cli.client; print(*sys.modules)"
+    heavy = {"rich", "asyncio", "numpy", "sqlite3", "hypothesis", "importlib.metadata", "fractions", "logging",
+             "subprocess"}  # fmt: skip
+    code = "import sys, zkv.cli.client; from zkv.client import Client; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert heavy.isdisjoint(loaded)

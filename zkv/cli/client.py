@@ -1,227 +1,154 @@
 """`zkv-client`: single operations from a shell.
 
-Started anew for each operation, so it imports nothing that it does not need, and opens no map subscription:
-it lives too short for one.
+Started anew for each operation, so it imports nothing that it does not need, and mostly opens no map subscription: it
+lives too short for one. The operations on keys are in `zkv.cli.keycommands`; here are those that take their time.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Final
 
 import click
 
 from zkv import __version__
-from zkv.cli.options import CONTEXT, EXIT_MISSING, Commands
+from zkv.cli.keycommands import COMMANDS
+from zkv.cli.options import CONTEXT, EXIT_LOCK_LOST, EXIT_NOT_LOCKED, Commands, Failure
 from zkv.cli.render import as_json, as_text
-from zkv.core.settings import DEFAULT_MANAGER, check_connectable
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from zkv.client import Client
+from zkv.cli.session import Session, common_options, operation, word
+from zkv.errors import UsageError, ZkvError
 
 EPILOG = """\
 Examples:
 
-  zkv-client put key1 value1            OK, server1
-  zkv-client get key1                   key1, value1, server1
-  zkv-client get key1 --json            {"key": "key1", "found": true, "value": "value1", ...}
-  zkv-client mput a=1 b=2               one line for each
-  zkv-client put key1 -- -5             a value that begins with a dash
+  zkv-client put key1 value1                     OK, server1
+  zkv-client get key1                            key1, value1, server1
+  zkv-client get key1 --json                     {"key": "key1", "found": true, "value": "value1", ...}
+  zkv-client mput a=1 b=2                        one line for each
+  zkv-client put visits 5 --type int             values are strings unless --type says otherwise
+  zkv-client incr visits                         visits, 6
+  zkv-client put leader host1 --if-absent        exit status 5 if there is one already
+  zkv-client keys user: --count                  how many keys begin with user:
+  zkv-client lock nightly -- make report         one at a time, on whatever machine
   ZKV_MANAGER=tcp://10.0.0.1:5550 zkv-client get key1
 
-The server named is the one that answered. Keys and values given here are strings.
+The server named is the one that answered. Each command has --help with examples of its own.
 
 Exit status: 0 done; 1 the key does not exist; 2 wrong usage; 3 no manager or no server for the key;
-4 the deadline passed (a write may or may not have been done).
+4 the deadline passed (a write may or may not have been done); 5 the condition did not hold, nothing was
+changed; 6 the stored value is of the wrong type, or would become too large, nothing was changed;
+130 interrupted. `lock` has the exit status of its command, and those that its --help names.
 """
 
-
-def _common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that may stand before or after the name of the operation."""
-    for option in (
-        click.option("--json", "json_", is_flag=True, default=None, help="Print JSON, one object a line."),
-        click.option(
-            "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", envvar="ZKV_TIMEOUT",
-            show_envvar=True, help="How long to go on trying.  [default: 5]",
-        ),
-        click.option(
-            "--manager", metavar="ENDPOINT", envvar="ZKV_MANAGER", show_envvar=True,
-            help=f"The cluster's manager.  [default: {DEFAULT_MANAGER}]",
-        ),
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
-_acknowledged = click.option(
-    "--ack", type=click.Choice(["all", "primary"]), default=None, metavar="LEVEL", envvar="ZKV_ACK", show_envvar=True,
-    help="When the write is acknowledged: `all` once every in-sync copy has it, `primary` once the primary has it, "
-    "whose crash may then lose it.  [default: as the cluster is set]",
-)  # fmt: skip
-
-
-class _Session:
-    """What the options chose, and the client, opened when first asked for."""
-
-    def __init__(self, ctx: click.Context, options: dict[str, Any]) -> None:
-        outer: dict[str, Any] = ctx.obj or {}
-        # A flag after the operation's name counts most, then one before it, then the environment, which click
-        # has put into both.
-        given = {
-            name: value
-            if outer.get(name) is None or ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-            else outer[name]
-            for name, value in options.items()
-        }
-        self.json = bool(given["json_"])
-        self.timeout_s: float = given["timeout"] or 5.0
-        self.manager: str = given["manager"] or DEFAULT_MANAGER
-
-    def client(self) -> Client:
-        check_connectable("manager", self.manager)
-        from zkv.client import Client  # after the check: a wrong endpoint needs no sockets
-
-        return Client(self.manager, timeout_s=self.timeout_s, subscribe=False)
-
-    def show(self, text: str, **fields: Any) -> None:
-        click.echo(as_json(fields) if self.json else text)
-
-    def missing(self, key: str | bytes) -> None:
-        if self.json:
-            click.echo(as_json({"key": key, "found": False}))
-        click.echo(f"{as_text(key)}: no such key", err=True)
-
-
-def _end_missing() -> NoReturn:
-    raise click.exceptions.Exit(EXIT_MISSING)
-
-
-def _word(text: str) -> str | bytes:
-    """A word of the command line; one that is not valid in the locale's encoding is bytes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return os.fsencode(text)
-    return text
+REQUEST_LIMIT_S: Final = 60.0
+"""Longest deadline of one request of an operation that consists of many."""
 
 
 @click.group(cls=Commands, epilog=EPILOG, context_settings=CONTEXT)
-@_common
 @click.version_option(__version__, prog_name="zkv-client")
 @click.pass_context
 def main(ctx: click.Context, /, **options: Any) -> None:
-    """Read and write single keys of a zkv cluster."""
+    """Read and write single keys of a zkv cluster, list them, wait for them, and hold locks."""
     ctx.obj = options
 
 
-@main.command()
-@click.argument("key")
-@click.argument("value")
-@_acknowledged
-@_common
-@click.pass_context
-def put(ctx: click.Context, /, key: str, value: str, ack: str | None, **options: Any) -> None:
-    """Store VALUE under KEY; prints OK and the server."""
-    session = _Session(ctx, options)
-    with session.client() as kv:
-        result = kv.put(_word(key), _word(value), ack=ack)
-    session.show(f"OK, {result.server}", key=_word(key), ok=True, server=result.server, version=result.version)
+@operation("""\
+  zkv-client keys                                all keys, one a line, in no order
+  zkv-client keys user:                          those that begin with user:
+  zkv-client keys user: --count                  how many
+  zkv-client keys --json                         also right where keys contain line ends
+""")
+@click.argument("prefix", default="")
+@click.option("--count", "only_count", is_flag=True, help="Print how many there are.")
+@click.option("--bytes", "of_bytes", is_flag=True, help="The keys that are bytes, not those that are strings.")
+def keys(ctx: click.Context, /, prefix: str, only_count: bool, of_bytes: bool, **options: Any) -> None:
+    """List the keys that begin with PREFIX.
+
+    A page at a time, however many there are. Keys that come or go meanwhile may be missed. A key is a string unless it
+    was put as bytes; this lists strings. --timeout is for each page.
+    """
+    session, start = Session(ctx, options), word(prefix)
+    if of_bytes and isinstance(start, str):
+        start = start.encode()
+    count = 0
+    position: dict[int, int] | None = {}
+    with session.client(prefix=start) as kv:
+        while position is not None:
+            page = kv._page(start, position)
+            position = page.next
+            count += len(page.keys)
+            if page.keys and not only_count:
+                click.echo("\n".join(as_json({"key": key}) if session.json else as_text(key) for key in page.keys))
+    if only_count:
+        session.show(str(count), prefix=start, count=count)
 
 
-@main.command()
-@click.argument("key")
-@_common
-@click.pass_context
-def get(ctx: click.Context, /, key: str, **options: Any) -> None:
-    """Print KEY, its value, and the server."""
-    _get(_Session(ctx, options), (key,))
-
-
-@main.command()
-@click.argument("key")
-@_acknowledged
-@_common
-@click.pass_context
-def delete(ctx: click.Context, /, key: str, ack: str | None, **options: Any) -> None:
-    """Delete KEY; prints OK and the server."""
-    session = _Session(ctx, options)
-    with session.client() as kv:
-        result = kv.delete(_word(key), ack=ack)
-    if not result.existed:
-        session.missing(_word(key))
-        _end_missing()
-    session.show(f"OK, {result.server}", key=_word(key), ok=True, server=result.server, version=result.version)
-
-
-@main.command()
-@click.argument("key")
-@_common
-@click.pass_context
-def exists(ctx: click.Context, /, key: str, **options: Any) -> None:
-    """Print yes if KEY exists; the exit status says it too."""
-    session = _Session(ctx, options)
-    with session.client() as kv:
-        found = kv.exists(_word(key))
-    if not found:
-        session.missing(_word(key))
-        _end_missing()
-    session.show("yes", key=_word(key), found=True)
-
-
-@main.command()
-@click.argument("pairs", nargs=-1, required=True, metavar="KEY=VALUE...")
-@_acknowledged
-@_common
-@click.pass_context
-def mput(ctx: click.Context, /, pairs: tuple[str, ...], ack: str | None, **options: Any) -> None:
-    """Store several values in one go; prints a line for each key."""
-    values: dict[str | bytes, str | bytes] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise click.UsageError(f"{pair!r} has no '=': write KEY=VALUE")
-        values[_word(key)] = _word(value)
-    session = _Session(ctx, options)
-    with session.client() as kv:
-        results = kv.mput(values, ack=ack)
-    for name, result in zip(values, results, strict=True):
-        session.show(
-            f"{as_text(name)}, OK, {result.server}",
-            key=name,
-            ok=True,
-            server=result.server,
-            version=result.version,
-        )
-
-
-@main.command()
+@operation("""\
+  zkv-client wait ready:1 ready:2 && echo both are there
+  zkv-client wait config --timeout 60            exit status 4 if it does not appear in time
+  zkv-client wait config --timeout inf
+""")
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
-@_common
-@click.pass_context
-def mget(ctx: click.Context, /, keys: tuple[str, ...], **options: Any) -> None:
-    """Print several keys, their values and servers."""
-    _get(_Session(ctx, options), keys)
+def wait(ctx: click.Context, /, keys: tuple[str, ...], **options: Any) -> None:
+    """Wait until all KEYs exist; prints OK."""
+    session, names = Session(ctx, options), list(map(word, keys))
+    with session.client(limit_s=REQUEST_LIMIT_S, subscribe=True, keys=names) as kv:
+        kv.wait(names, timeout_s=session.timeout_s)
+    session.show("OK", keys=names, ok=True)
 
 
-def _get(session: _Session, keys: tuple[str, ...]) -> None:
-    found_all = True
-    with session.client() as kv:
-        for word in keys:
-            key = _word(word)
-            entry = kv.entry(key)  # not mget(): the server that answered is part of the output
-            if entry is None:
-                found_all = False
-                session.missing(key)
-            else:
-                session.show(
-                    f"{as_text(key)}, {as_text(entry.value)}, {entry.server}",
-                    key=key, found=True, value=entry.value, server=entry.server, version=entry.version,
-                )  # fmt: skip
-    if not found_all:
-        _end_missing()
+@operation("""\
+  zkv-client lock nightly -- make report         waits for the lock as long as --timeout says
+  zkv-client lock nightly --wait 0 -- make report
+                                                 exit status 75 if somebody else holds it
+  zkv-client lock import --ttl 30 --wait inf -- sh -c 'psql -v token=$ZKV_LOCK_TOKEN -f import.sql'
 
+The lock is renewed while COMMAND runs. It is lost if that does not succeed for --ttl seconds: when this
+machine was suspended, or the cluster could not be reached. COMMAND is sent SIGTERM then; but it may have gone
+on for a moment while somebody else held the lock, or longer if this process was killed. What COMMAND changes
+should therefore refuse tokens less than the greatest that it has seen: ZKV_LOCK_TOKEN grows from holder to
+holder. A --ttl below two seconds may run out while a server is replaced.
+
+Exit status: that of COMMAND (128 + N if signal N ended it; 126 or 127 if it cannot be run or found);
+2 wrong usage; 75 the lock could not be taken, and COMMAND was not run; 76 the lock was lost meanwhile.
+""")
+@click.argument("name")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
+@click.option(
+    "--ttl", "ttl_s", type=click.FloatRange(0.1, 86400), default=10.0, show_default=True, metavar="SECONDS",
+    help="For how long the lock stays when its holder vanishes.",
+)  # fmt: skip
+@click.option(
+    "--wait", "wait_s", type=click.FloatRange(min=0), metavar="SECONDS",
+    help="How long to wait for the lock; 0: not at all; inf: for ever.  [default: as --timeout]",
+)  # fmt: skip
+def lock(
+    ctx: click.Context, /, name: str, command: tuple[str, ...], ttl_s: float, wait_s: float | None, **options: Any
+) -> None:
+    """Run COMMAND while holding the lock NAME."""
+    session = Session(ctx, options)
+    with session.client(limit_s=REQUEST_LIMIT_S, subscribe=True, lock=name) as kv:
+        held = kv.lock(name, ttl_s)
+        try:
+            held.acquire(session.timeout_s if wait_s is None else wait_s)
+            if not held.held:  # so slow that its time ran out on the way
+                held.renew()
+        except UsageError:
+            raise
+        except ZkvError as error:
+            session.show_error(error, lock=name)
+            raise Failure(f"{error}: the command was not run", EXIT_NOT_LOCKED) from None
+        from zkv.cli.locking import run_locked  # only now: most who are turned away at once come again and again
+
+        outcome = run_locked(kv, held, command)
+    if session.json:
+        fields = {"lock": name, "ok": not outcome.lost, "token": outcome.token, "status": outcome.status}
+        click.echo(as_json(fields | ({"error": "LockLost", "message": outcome.lost} if outcome.lost else {})))
+    raise click.exceptions.Exit(EXIT_LOCK_LOST if outcome.lost else outcome.status)
+
+
+main.params[:0] = common_options()
+for _command in (*COMMANDS, keys, wait, lock):
+    main.add_command(_command)
 
 if __name__ == "__main__":
     main()

@@ -5,7 +5,8 @@ knows a single setting by name. No traceback reaches a user: what zkv raises bec
 exit status, and so does a mistake of ours, which ZKV_DEBUG=1 shows in full.
 
 Exit statuses, the same for all commands: 0 done; 1 the key does not exist; 2 wrong usage; 3 nobody can serve
-this now; 4 the deadline passed; 70 a mistake in zkv; 130 interrupted.
+this now; 4 the deadline passed; 5 a condition did not hold; 6 the stored value does not allow the operation; 70 a
+mistake in zkv; 75 and 76 a lock could not be taken, or was lost; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ from typing import Any, Final, TypeVar
 import click
 
 from zkv.core.settings import Setting, settings_of
-from zkv.errors import ManagerUnreachable, TimedOut, Unavailable, UsageError, ZkvError
+from zkv.errors import LockLost, ManagerUnreachable, TimedOut, TooLarge, Unavailable, UsageError, WrongType, ZkvError
 
 __all__ = [
     "CONTEXT",
+    "EXIT_CONDITION",
     "EXIT_INTERNAL",
+    "EXIT_LOCK_LOST",
     "EXIT_MISSING",
+    "EXIT_NOT_LOCKED",
     "EXIT_TIMED_OUT",
     "EXIT_UNAVAILABLE",
     "EXIT_USAGE",
+    "EXIT_VALUE",
     "Command",
     "Commands",
     "Failure",
@@ -38,7 +43,11 @@ EXIT_MISSING: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNAVAILABLE: Final = 3
 EXIT_TIMED_OUT: Final = 4
+EXIT_CONDITION: Final = 5
+EXIT_VALUE: Final = 6
 EXIT_INTERNAL: Final = 70
+EXIT_NOT_LOCKED: Final = 75
+EXIT_LOCK_LOST: Final = 76
 EXIT_INTERRUPTED: Final = 130
 
 CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -93,6 +102,10 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, TimedOut):
         hint = ": the write may or may not have been done" if error.outcome_unknown else ""
         return Failure(f"{error}{hint}", EXIT_TIMED_OUT)
+    if isinstance(error, WrongType | TooLarge):
+        return Failure(f"{error}; nothing was changed", EXIT_VALUE)
+    if isinstance(error, LockLost):
+        return Failure(str(error), EXIT_LOCK_LOST)
     if isinstance(error, ZkvError):
         return Failure(str(error), EXIT_UNAVAILABLE)
     if isinstance(error, OSError):

@@ -34,6 +34,13 @@ class AsyncClient(Configured, Operations, ScanOperations, WaitOperations, Awaiti
     Shared by many coroutines: what they ask for in one round of the loop travels together. It belongs to the loop that
     it is first used in. A call that is cancelled may have been done.
 
+    >>> async def main():
+    ...     async with AsyncClient(cluster.manager) as kv:
+    ...         await kv.put("color", "green")
+    ...         return await asyncio.gather(kv.get("color"), kv.incr("visits"), kv.incr("visits"))
+    >>> asyncio.run(main())
+    ['green', 1, 2]
+
     {(Configured.__doc__ or "").partition(chr(10))[2].strip()}
     """
 
@@ -69,7 +76,14 @@ class AsyncClient(Configured, Operations, ScanOperations, WaitOperations, Awaiti
         """Queue operations, and send them together: one message a node, all nodes in parallel, results in order.
 
         Operations on one key take effect in their order. `return_exceptions`: errors stand in the places of results
-        instead of the first being raised.
+        instead of the first being raised. `timeout_s`, `ack`: for all of it.
+
+        >>> async def load():
+        ...     async with AsyncClient(cluster.manager) as kv, kv.pipeline() as p:
+        ...         number = p.incr("pages")
+        ...     return number.result()
+        >>> asyncio.run(load())
+        1
         """
         return AsyncPipeline(self, timeout_s, ack, return_exceptions)
 
@@ -78,17 +92,42 @@ class AsyncClient(Configured, Operations, ScanOperations, WaitOperations, Awaiti
 
         Who holds it for longer than `ttl_s` calls `renew()` in time. What such a lock cannot promise, and what the
         token is for, stands in `zkv.client.coordination`.
+
+        >>> async def nightly():
+        ...     async with AsyncClient(cluster.manager) as kv, kv.lock("nightly", ttl_s=5) as lock:
+        ...         return lock.held
+        >>> asyncio.run(nightly())
+        True
         """
         return AsyncLock(self, name, ttl_s)
 
     def stats(self) -> dict[str, int]:
-        """What this client sent so far: requests, operations in them, retries, hedges."""
+        """What this client sent so far: "requests", "operations" in them, "retries", "hedges", "hedged operations".
+
+        What has not happened yet has no entry.
+
+        >>> async def count():
+        ...     async with AsyncClient(cluster.manager) as kv:
+        ...         await kv.mget(["a", "b", "c"])
+        ...         return kv.stats()["operations"]
+        >>> asyncio.run(count())
+        3
+        """
         return dict(self._live().core.counts)
 
     # --- life ------------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Close the sockets. Further calls raise `ClosedError`."""
+        """Close the sockets. Further calls raise `ClosedError`, and so do those that are under way.
+
+        >>> async def use_it_closed():
+        ...     kv = AsyncClient(cluster.manager)
+        ...     await kv.close()
+        ...     await kv.get("color")
+        >>> asyncio.run(use_it_closed())
+        Traceback (most recent call last):
+        zkv.errors.ClosedError: this client is closed
+        """
         if not self._closed:
             self._closed = True
             if self._connection is not None:

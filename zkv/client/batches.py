@@ -21,7 +21,17 @@ T = TypeVar("T")
 
 
 class Handle(Generic[T]):
-    """The result of a queued operation, once the pipeline has been sent."""
+    """The result of a queued operation, once the pipeline has been sent.
+
+    >>> p = kv.pipeline()
+    >>> visits = p.incr("visits")
+    >>> visits
+    <Handle: not sent>
+    >>> p.execute()
+    [1]
+    >>> visits
+    <Handle: 1>
+    """
 
     __slots__ = ("_error", "_result", "_sent")
 
@@ -31,7 +41,13 @@ class Handle(Generic[T]):
         self._error: ZkvError | None = None
 
     def result(self) -> T:
-        """What the operation returned, or raise its error. Raises UsageError before the pipeline was sent."""
+        """What the operation returned, or raise its error. Raises UsageError before the pipeline was sent.
+
+        >>> with kv.pipeline() as p:
+        ...     visits = p.incr("visits")
+        >>> visits.result()
+        1
+        """
         if not self._sent:
             raise UsageError("the pipeline has not been sent: results are there after its `with` block, or execute()")
         if self._error is not None:
@@ -115,6 +131,9 @@ run_with(Queue, Queue._enqueue)
 class Pipeline(Queue):
     """A pipeline of a blocking client: sent at the end of its `with` block, or by `execute`.
 
+    A block that is left by an exception sends nothing. `results`: of the operations sent last, in their order; with
+    `return_exceptions` errors stand in their places. `len()`: operations that are queued and not sent.
+
     >>> with kv.pipeline() as p:
     ...     stored = p.put("x", 1)
     ...     total = p.incr("x", 5)
@@ -124,7 +143,14 @@ class Pipeline(Queue):
     """
 
     def execute(self) -> list[Any]:
-        """Send what is queued; returns the results in order. Raises the first error, unless errors are returned."""
+        """Send what is queued; returns the results in order. Raises the first error, unless errors are returned.
+
+        >>> p = kv.pipeline()
+        >>> for name in ("ada", "bob"):
+        ...     handle = p.put(name, True)
+        >>> len(p), [result.version > 0 for result in p.execute()], len(p)
+        (2, [True, True], 0)
+        """
         return cast("list[Any]", self._client._run(self._plan())) if self._queued else []
 
     def __enter__(self) -> Self:
@@ -138,10 +164,29 @@ class Pipeline(Queue):
 
 
 class AsyncPipeline(Queue):
-    """A pipeline of an asynchronous client: sent at the end of its `async with` block, or by `await execute()`."""
+    """A pipeline of an asynchronous client: sent at the end of its `async with` block, or by `await execute()`.
+
+    >>> async def load():
+    ...     async with AsyncClient(cluster.manager) as kv:
+    ...         async with kv.pipeline() as p:
+    ...             stored = p.put("x", 1)
+    ...             total = p.incr("x", 5)
+    ...         return total.result()
+    >>> asyncio.run(load())
+    6
+    """
 
     def execute(self) -> Coroutine[Any, Any, list[Any]]:
-        """Send what is queued; returns the results in order. Raises the first error, unless errors are returned."""
+        """Send what is queued; returns the results in order. Raises the first error, unless errors are returned.
+
+        >>> async def load():
+        ...     async with AsyncClient(cluster.manager) as kv:
+        ...         p = kv.pipeline()
+        ...         first, second = p.incr("n"), p.incr("n")
+        ...         return await p.execute()
+        >>> asyncio.run(load())
+        [1, 2]
+        """
         return self._execute()
 
     async def _execute(self) -> list[Any]:

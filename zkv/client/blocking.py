@@ -34,6 +34,10 @@ class Client(Configured, Operations, ScanOperations, WaitOperations, Blocking):
     Safe to share between threads: operations that wait for one node at the same time travel together. Safe to use
     after a fork: the child has a connection and an identity of its own.
 
+    >>> with Client(cluster.manager, timeout_s=2.5) as client:
+    ...     client.incr("visits")
+    1
+
     {(Configured.__doc__ or "").partition(chr(10))[2].strip()}
     """
 
@@ -76,13 +80,17 @@ class Client(Configured, Operations, ScanOperations, WaitOperations, Blocking):
         """Queue operations, and send them together: one message a node, all nodes in parallel, results in order.
 
         Operations on one key take effect in their order. `return_exceptions`: errors stand in the places of results
-        instead of the first being raised.
+        instead of the first being raised. `timeout_s`, `ack`: for all of it.
 
         >>> with kv.pipeline() as p:
         ...     number = p.incr("pages")
-        ...     text = p.get("color")
+        ...     text = p.get("color", "green")
         >>> number.result(), text.result()
         (1, 'green')
+        >>> with kv.pipeline(return_exceptions=True) as p:
+        ...     put, wrong = p.put("name", "ada"), p.incr("name")
+        >>> p.results
+        [PutResult(version=..., server='server...'), WrongType(...)]
         """
         return Pipeline(self, timeout_s, ack, return_exceptions)
 
@@ -101,17 +109,28 @@ class Client(Configured, Operations, ScanOperations, WaitOperations, Blocking):
         return Lock(self, name, ttl_s)
 
     def stats(self) -> dict[str, int]:
-        """What this client sent so far: requests, operations in them, retries, hedges.
+        """What this client sent so far: "requests", "operations" in them, "retries", "hedges", "hedged operations".
 
-        >>> kv.stats()["requests"] > 0
-        True
+        What has not happened yet has no entry.
+
+        >>> with Client(cluster.manager) as client:
+        ...     values = client.mget(["a", "b", "c"])
+        ...     client.stats()["operations"]
+        3
         """
         return dict(self._live().core.counts)
 
     # --- life ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the sockets. Further calls raise `ClosedError`."""
+        """Close the sockets. Further calls raise `ClosedError`, and so do those that are under way in other threads.
+
+        >>> kv = Client(cluster.manager)
+        >>> kv.close()
+        >>> kv.get("color")
+        Traceback (most recent call last):
+        zkv.errors.ClosedError: this client is closed
+        """
         if not self._closed:
             self._closed = True
             if self._connection is not None:

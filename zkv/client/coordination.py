@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 
 from zkv.client.operations import Operations, call_error
 from zkv.client.plans import Awaiting, Blocking, Many, NameOf, Pause, Step, operation, run_with
-from zkv.client.results import Key
+from zkv.client.results import Entry, Key
 from zkv.core import wire
 from zkv.core.client.calls import Call
 from zkv.errors import LockLost, TimedOut, UsageError
@@ -31,6 +31,8 @@ LOCK_PREFIX: Final = "zkv:lock:"
 """Locks are keys of this namespace."""
 LOOK_S: Final = 0.005
 LOOK_MAX_S: Final = 0.1
+SHORTEST_S: Final = 0.2
+"""Deadline of a step of `acquire`, however little time is left: it looks once at least."""
 """Interval at which keys are looked at, and how long it grows."""
 
 
@@ -42,11 +44,16 @@ class WaitOperations:
 
     @operation
     def wait(self, keys: Key | Sequence[Key], *, timeout_s: float | None = None) -> Generator[Step, Any, None]:
-        """Return once all `keys` exist; raises TimedOut, naming some of those that do not.
+        """Return once all `keys` exist, for which it may wait `timeout_s` (the client's).
 
-        >>> kv.put("ready:1", True).version > 0
-        True
+        They are looked at again and again, every 100 ms in the end. Raises TimedOut, naming some of those that do not
+        exist.
+
+        >>> put = kv.put("ready:1", True)
         >>> kv.wait(["ready:1"], timeout_s=5)
+        >>> kv.wait(["ready:1", "ready:2"], timeout_s=0.01)
+        Traceback (most recent call last):
+        zkv.errors.TimedOut: 1 key does not exist after 0.01 s: 'ready:2'
         """
         wanted = [keys] if isinstance(keys, str | bytes) else list(keys)
         check_keys(wanted)
@@ -59,9 +66,13 @@ class WaitOperations:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 names = ", ".join(map(repr, missing[:3])) + (", …" if len(missing) > 3 else "")
-                text = f"{len(missing)} keys do not exist after {limit_s:g} s: {names}"
-                raise TimedOut(text, outcome_unknown=False)
-            found = yield Many(wire.EXISTS, missing, self._found, timeout_s=min(left_s, self.timeout_s))
+                what = f"{len(missing)} keys do" if len(missing) > 1 else "1 key does"
+                raise TimedOut(f"{what} not exist after {limit_s:g} s: {names}", outcome_unknown=False)
+            try:
+                ask = Many(wire.EXISTS, missing, self._found, timeout_s=min(left_s, self.timeout_s))
+                found = yield ask
+            except TimedOut:
+                continue  # the time was too short for an answer: it may be over, too
             missing = [key for key, exists in zip(missing, found, strict=True) if not exists]
             if missing:
                 yield Pause(max(0.0, min(pause_s * random.uniform(0.5, 1.0), deadline - time.monotonic())))
@@ -91,69 +102,118 @@ class LockOperations:
 
     @property
     def held(self) -> bool:
-        """Whether the lock is held, as far as this process can know: taken, and its time not run out by our clock."""
+        """Whether the lock is held, as far as this process can know: taken, and its time not run out by our clock.
+
+        >>> lock = kv.lock("report")
+        >>> lock.held, lock.token
+        (False, None)
+        """
         return self.token is not None and time.monotonic() < self._until_s
 
     @operation
     def acquire(self, timeout_s: float | None = None) -> Generator[Step, Any, int]:
-        """Take the lock, waiting for it up to `timeout_s` (the client's); returns the fencing token. Raises TimedOut.
+        """Take the lock, waiting for it up to `timeout_s` (the client's; 0: try once); returns the fencing token.
+
+        To wait for longer than the lock's lifetime is to have it after the death of its holder. Raises TimedOut.
+
+        >>> lock = kv.lock("report", ttl_s=5)
+        >>> lock.acquire() == lock.token
+        True
+        >>> kv.lock("report").acquire(timeout_s=0)
+        Traceback (most recent call last):
+        zkv.errors.TimedOut: the lock 'report' was not free within 0 s
         """
         return self._acquire_steps(self._client.timeout_s if timeout_s is None else timeout_s)
 
     @operation
     def renew(self) -> Generator[Step, Any, None]:
-        """Begin the lock's time anew. Raises LockLost if somebody else has taken it."""
+        """Begin the lock's time anew. Raises LockLost if somebody else has taken it.
+
+        >>> with kv.lock("report", ttl_s=5) as lock:
+        ...     lock.renew()  # now and then, in the middle of long work
+        """
         return self._renew_steps()
 
     @operation
     def release(self) -> Generator[Step, Any, None]:
-        """Give the lock back. Raises LockLost if somebody else has taken it."""
+        """Give the lock back. Raises LockLost if somebody else has taken it.
+
+        >>> lock = kv.lock("report", ttl_s=5)
+        >>> token = lock.acquire()
+        >>> lock.release()
+        >>> kv.lock("report").acquire(timeout_s=0) > token
+        True
+        """
         return self._release_steps()
 
     def _acquire_steps(self, limit_s: float) -> Generator[Step, Any, int]:
         if self.held:
             raise UsageError(f"the lock {self.name!r} is held by this very object")
-        client, deadline, pause_s = self._client, time.monotonic() + limit_s, LOOK_S
+        deadline, pause_s = time.monotonic() + limit_s, LOOK_S
         seen_version, seen_s = 0, 0.0
         while True:
             now_s = time.monotonic()
-            entry = yield Operations.entry.plan(client, self._key)
-            if entry is None or entry.version != seen_version:
-                # From when the answer came, not from when it was asked for: the holder may have renewed in between.
-                seen_version, seen_s = (0 if entry is None else entry.version), time.monotonic()
-            if entry is None or now_s - seen_s >= self._lifetime_of(entry.value):
-                taken = yield Operations.cas.plan(client, self._key, [self._owner, self.ttl_s], version=seen_version)
-                if taken is not None:
-                    self._version = self.token = taken.version
-                    self._until_s = now_s + self.ttl_s
-                    return int(taken.version)
+            step_s = min(max(deadline - now_s, SHORTEST_S), self._client.timeout_s)
+            try:
+                entry = yield Operations.entry.plan(self._client, self._key, timeout_s=step_s)
+                version = 0 if entry is None else entry.version
+                if entry is None or version != seen_version:
+                    seen_version, seen_s = version, now_s
+                if self._is_ours(entry) or entry is None or now_s - seen_s >= self._lifetime_of(entry.value):
+                    taken = yield self._write(version, step_s)
+                    if taken is not None:
+                        self._version = self.token = taken.version
+                        self._until_s = now_s + self.ttl_s
+                        return int(taken.version)
+            except TimedOut:
+                pass  # nobody answered in time; if the lock was taken all the same, it is found to be ours
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise TimedOut(f"the lock {self.name!r} was not free within {limit_s:g} s", outcome_unknown=False)
             yield Pause(min(pause_s * random.uniform(0.5, 1.0), left_s))
             pause_s = min(2 * pause_s, LOOK_MAX_S)
 
+    def _write(self, version: int, timeout_s: float | None = None) -> Any:
+        """Make the lock ours, if it still has `version`."""
+        mark = [self._owner, self.ttl_s]
+        return Operations.cas.plan(self._client, self._key, mark, version=version, timeout_s=timeout_s)
+
+    def _is_ours(self, entry: Entry | None) -> bool:
+        return entry is not None and isinstance(entry.value, list) and entry.value[:1] == [self._owner]
+
     def _lifetime_of(self, value: Any) -> float:
         """How long the present holder may keep the lock without a sign."""
-        return float(value[1]) if isinstance(value, list) and len(value) == 2 else self.ttl_s
+        if isinstance(value, list) and len(value) == 2 and isinstance(value[1], int | float):
+            return float(value[1])
+        return self.ttl_s  # somebody else's key
 
     def _renew_steps(self) -> Generator[Step, Any, None]:
         self._check_taken()
-        now_s = time.monotonic()
-        renewed = yield Operations.cas.plan(
-            self._client, self._key, [self._owner, self.ttl_s], version=self._version
-        )
-        if renewed is None:
-            self.token = None
-            raise LockLost(f"the lock {self.name!r} was taken by somebody else after its {self.ttl_s:g} s")
-        self._version, self._until_s = renewed.version, now_s + self.ttl_s
+        while True:
+            now_s = time.monotonic()
+            renewed = yield self._write(self._version)
+            if renewed is not None:
+                self._version, self._until_s = renewed.version, now_s + self.ttl_s
+                return
+            yield from self._find_again()
 
     def _release_steps(self) -> Generator[Step, Any, None]:
         self._check_taken()
-        self.token = None
-        gone = yield Operations.delete.plan(self._client, self._key, if_version=self._version)
-        if gone is None:
-            raise LockLost(f"the lock {self.name!r} was taken by somebody else after its {self.ttl_s:g} s")
+        while True:
+            gone = yield Operations.delete.plan(self._client, self._key, if_version=self._version)
+            if gone is not None:
+                self.token = None
+                return
+            yield from self._find_again()
+
+    def _find_again(self) -> Generator[Step, Any, None]:
+        """The lock has another version than we know: ours, if an earlier call was done without our being told so.
+        Raises LockLost if it is not."""
+        entry = yield Operations.entry.plan(self._client, self._key)
+        if not self._is_ours(entry):
+            self.token = None
+            raise LockLost(f"the lock {self.name!r} is not ours any more: its {self.ttl_s:g} s were over")
+        self._version = entry.version
 
     def _check_taken(self) -> None:
         if self.token is None:
@@ -185,7 +245,17 @@ class Lock(LockOperations, Blocking):
 
 
 class AsyncLock(LockOperations, Awaiting):
-    """A lock with a lifetime and a fencing token; see `zkv.client.coordination` for what it cannot promise."""
+    """A lock with a lifetime and a fencing token; see `zkv.client.coordination` for what it cannot promise.
+
+    Its methods are those of `Lock`, awaited.
+
+    >>> async def report():
+    ...     async with AsyncClient(cluster.manager) as kv, kv.lock("report", ttl_s=5) as lock:
+    ...         await lock.renew()
+    ...         return lock.held
+    >>> asyncio.run(report())
+    True
+    """
 
     async def __aenter__(self) -> Self:
         await self.acquire()

@@ -19,7 +19,6 @@ class Map(MutableMapping[str, Any]):
     Single operations are atomic, `setdefault`, `pop` and `del` too; those that go through all keys (`len`, iteration,
     `clear`, `popitem`) see each key that lives throughout once, and are not atomic. They take a page of keys at a time.
 
-    >>> from zkv import Map
     >>> users = Map(kv, "user:")
     >>> users["ada"] = {"born": 1815}
     >>> users.setdefault("ada", None), len(users), list(users)
@@ -63,7 +62,12 @@ class Map(MutableMapping[str, Any]):
         return f"Map({self.client!r}, {self.prefix!r})"
 
     def setdefault(self, key: str, default: Any = None) -> Any:
-        """The value under `key`, which becomes `default` if there is none; atomic."""
+        """The value under `key`, which becomes `default` if there is none; atomic.
+
+        >>> users = Map(kv, "user:")
+        >>> users.setdefault("ada", 1815), users.setdefault("ada", 1912)
+        (1815, 1815)
+        """
         while True:
             value = self.client.get(self._full(key), _ABSENT)
             if value is not _ABSENT:
@@ -72,7 +76,13 @@ class Map(MutableMapping[str, Any]):
                 return default
 
     def pop(self, key: str, default: Any = _ABSENT) -> Any:
-        """Remove `key` and return its value; atomic: of several who pop it one gets it."""
+        """Remove `key` and return its value; atomic: of several who pop it one gets it.
+
+        >>> users = Map(kv, "user:")
+        >>> users["ada"] = 1815
+        >>> users.pop("ada"), users.pop("ada", None)
+        (1815, None)
+        """
         while True:
             entry = self.client.entry(self._full(key))
             if entry is None:
@@ -85,12 +95,25 @@ class Map(MutableMapping[str, Any]):
     def update(  # type: ignore[override]  # positional, as in dict
         self, other: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), /, **more: Any
     ) -> None:
-        """Store many values in one go."""
+        """Store many values in one go, all nodes in parallel; each key is atomic by itself.
+
+        >>> users = Map(kv, "user:")
+        >>> users.update({"ada": 1815}, alan=1912)
+        >>> sorted(users.items()), kv.get("user:alan")
+        ([('ada', 1815), ('alan', 1912)], 1912)
+        """
         items = dict(other, **more)
         self.client.mput({self._full(key): value for key, value in items.items()})
 
     def clear(self) -> None:
-        """Remove all that is there now."""
+        """Remove all that is there now; what others put meanwhile may stay.
+
+        >>> users = Map(kv, "user:")
+        >>> users["ada"] = 1815
+        >>> users.clear()
+        >>> list(users)
+        []
+        """
         for page in self._pages():
             self.client.mdelete(page)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from itertools import repeat
+from math import isfinite
 from typing import Any, Final
 
 from zkv.client.failures import check_status, error_of
@@ -37,8 +38,8 @@ class KeyOperations:
     ) -> One[Any]:
         """The value under `key`, or `default` where there is none.
 
-        >>> kv.put("color", "green").server in cluster.names
-        True
+        >>> kv.put("color", "green")
+        PutResult(version=..., server='server...')
         >>> kv.get("color"), kv.get("no such key"), kv.get("no such key", "blue")
         ('green', None, 'blue')
         """
@@ -53,8 +54,11 @@ class KeyOperations:
     def entry(self, key: Key, *, read: str | None = None, timeout_s: float | None = None) -> One[Entry | None]:
         """The value under `key` with its version and the server that answered; None where there is none.
 
-        >>> kv.put("color", "green").version == kv.entry("color").version
-        True
+        >>> put = kv.put("color", "green")
+        >>> kv.entry("color")
+        Entry(key='color', value='green', version=..., server='server...')
+        >>> kv.entry("color").version == put.version, kv.entry("no such key")
+        (True, None)
         """
         decode = self._codec.decode
 
@@ -69,8 +73,9 @@ class KeyOperations:
     def exists(self, key: Key, *, timeout_s: float | None = None) -> One[bool]:
         """Whether there is a value under `key`, without fetching it.
 
-        >>> kv.exists("no such key")
-        False
+        >>> put = kv.put("color", None)
+        >>> kv.exists("color"), kv.exists("no such key")
+        (True, False)
         """
 
         def finish(answer: Answer, _: NameOf) -> bool:
@@ -87,10 +92,15 @@ class KeyOperations:
         At most one condition: `if_absent`, the key must not exist; `if_present`, it must; `if_version`, its version
         must be this one (of a missing key: 0). Where the condition does not hold nothing is written, and None returned.
 
-        >>> kv.put("owner", "ada", if_absent=True) is not None
-        True
+        Raises UsageError for a value that cannot be stored, or is greater than 16 MiB; nothing was sent then.
+
+        >>> kv.put("owner", "ada", if_absent=True)
+        PutResult(version=..., server='server...')
         >>> kv.put("owner", "bob", if_absent=True) is None, kv.get("owner")
         (True, 'ada')
+        >>> kv.put("owner", {"ada"})
+        Traceback (most recent call last):
+        zkv.errors.UsageError: a value of type set cannot be stored; ...
         """
         op, operand = _condition(if_absent, if_present, if_version)
 
@@ -111,10 +121,10 @@ class KeyOperations:
         """Compare and set: store `value` if the key still has `version` (0: if it does not exist); None if it has not.
 
         >>> seen = kv.put("balance", 100)
-        >>> kv.cas("balance", 90, version=seen.version) is not None
-        True
-        >>> kv.cas("balance", 80, version=seen.version) is None
-        True
+        >>> kv.cas("balance", 90, version=seen.version)
+        PutResult(version=..., server='server...')
+        >>> kv.cas("balance", 80, version=seen.version) is None, kv.get("balance")
+        (True, 90)
         """
         return KeyOperations._put(self, key, value, if_version=version, timeout_s=timeout_s, ack=ack)
 
@@ -144,10 +154,13 @@ class KeyOperations:
 
         With `if_version`: only if that is its version; None where it is not.
 
-        >>> kv.put("note", "...").version > 0
-        True
+        >>> put = kv.put("note", "milk, bread")
         >>> kv.delete("note").existed, kv.delete("note").existed
         (True, False)
+        >>> kv.put("note", "tea").version > put.version
+        True
+        >>> kv.delete("note", if_version=put.version) is None, kv.get("note")
+        (True, 'tea')
         """
         conditional = if_version is not None
 
@@ -167,13 +180,17 @@ class KeyOperations:
     ) -> One[Any]:
         """Add `by` to the number under `key`; returns the sum. A missing key counts from 0.
 
-        Raises WrongType if the value is no number, TooLarge if an integer would not fit 64 bits.
+        Raises WrongType if the value is no number, TooLarge if the sum would not fit: 64 bits, or a finite float.
 
         >>> kv.incr("visits"), kv.incr("visits", 10), kv.incr("visits", -1)
         (1, 11, 10)
+        >>> put = kv.put("name", "ada")
+        >>> kv.incr("name")
+        Traceback (most recent call last):
+        zkv.errors.WrongType: the value under 'name' is of another type than this operation works on
         """
-        if type(by) not in (int, float):
-            raise UsageError(f"by is {by!r}: it must be an int or a float")
+        if type(by) not in (int, float) or not isfinite(by):
+            raise UsageError(f"by is {by!r}: it must be an int or a finite float")
 
         def finish(answer: Answer, _: NameOf) -> Any:
             check_status(answer, key)
@@ -227,8 +244,8 @@ class Operations(KeyOperations):
         Where some cannot be done the first error is raised; with `return_exceptions` each error stands in the place of
         its result instead, as with asyncio.gather.
 
-        >>> [result.version > 0 for result in kv.mput({"a": 1, "b": 2})]
-        [True, True]
+        >>> kv.mput({"a": 1, "b": 2})
+        [PutResult(version=..., server='server...'), PutResult(version=..., server='server...')]
         """
         keys: list[Key] = list(items)
 
@@ -252,6 +269,7 @@ class Operations(KeyOperations):
 
         `return_exceptions`: as in `mput`.
 
+        >>> puts = kv.mput({"a": 1, "b": 2})
         >>> kv.mget(["a", "b", "no such key"])
         [1, 2, None]
         """
@@ -270,6 +288,7 @@ class Operations(KeyOperations):
     ) -> Many[list[DeleteResult]]:  # fmt: skip
         """Remove many keys, all nodes in parallel; results in their order. `return_exceptions`: as in `mput`.
 
+        >>> puts = kv.mput({"a": 1, "b": 2})
         >>> [result.existed for result in kv.mdelete(["a", "b", "no such key"])]
         [True, True, False]
         """
@@ -286,7 +305,9 @@ class Operations(KeyOperations):
     def locate(self, key: Key, *, timeout_s: float | None = None) -> Generator[Step, Any, str]:
         """Name of the key's primary by the newest map this client knows.
 
-        >>> kv.locate("color") == kv.entry("color").server
+        Right after a takeover that may still be the former one; `entry(key).server` is who answered.
+
+        >>> kv.locate("color") == kv.put("color", "green").server
         True
         """
         _checked(key)

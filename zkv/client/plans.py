@@ -2,8 +2,8 @@
 
 Operations are written once, as functions that return a plan and do nothing. A *face* runs plans: `Client` in the thread
 that asks, `AsyncClient` in an asyncio loop, a pipeline by keeping them until it sends them all. So there are no twins
-to keep in step (the sans-I/O way, one floor up), and each face has every operation with the same arguments, documentation
-and errors; type checkers see what it returns there.
+to keep in step (the sans-I/O way, one floor up), and each face has every operation with the same arguments,
+documentation and errors; type checkers see what it returns there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from zkv.core import wire
 if TYPE_CHECKING:
     from zkv.client.batches import Handle
     from zkv.core.client.calls import Answer, Call
-    from zkv.core.shardmap import ShardMap
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -165,9 +164,3 @@ def _result_of(annotation: Any) -> Any:
         if text.startswith(kind):
             return text[len(kind) : -1]
     return text
-
-
-__all__ = [
-    "Awaiting", "Blocking", "LearnMap", "Many", "One", "Operation", "Pause", "Plan", "Procedure", "Queueing", "ShardMap",
-    "operation", "run_with",
-]  # fmt: skip

@@ -8,7 +8,12 @@ Key = str | bytes
 
 
 class PutResult(NamedTuple):
-    """An acknowledged write."""
+    """An acknowledged write.
+
+    >>> version, server = kv.put("color", "green")
+    >>> kv.put("color", "blue").version > version, server in cluster.names
+    (True, True)
+    """
 
     version: int
     """Grows with every change of the key."""
@@ -17,7 +22,12 @@ class PutResult(NamedTuple):
 
 
 class DeleteResult(NamedTuple):
-    """An acknowledged delete."""
+    """An acknowledged delete.
+
+    >>> put = kv.put("color", "green")
+    >>> kv.delete("color")
+    DeleteResult(existed=True, version=..., server='server...')
+    """
 
     existed: bool
     version: int
@@ -26,7 +36,13 @@ class DeleteResult(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A stored value with what is known about it."""
+    """A stored value with what is known about it.
+
+    >>> put = kv.put("color", "green")
+    >>> entry = kv.entry("color")
+    >>> entry.value, kv.cas(entry.key, "blue", version=entry.version) is not None
+    ('green', True)
+    """
 
     key: Key
     value: Any

@@ -41,10 +41,11 @@ class ScanOperations:
         `timeout_s`: for each of the requests that it takes. For many millions of keys walk through a `zkv.Map` instead,
         which holds a page at a time.
 
-        >>> kv.mput({"fruit:apple": 1, "fruit:pear": 2})[0].version > 0
-        True
+        >>> puts = kv.mput({"fruit:apple": 1, "fruit:pear": 2, "tool:saw": 3, b"fruit:lime": 4})
         >>> sorted(kv.keys("fruit:"))
         ['fruit:apple', 'fruit:pear']
+        >>> kv.keys(b"")
+        [b'fruit:lime']
         """
         check_keys((prefix,))
 

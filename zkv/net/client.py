@@ -1,10 +1,10 @@
 """The host of a blocking client: sockets and a clock around `zkv.core.client.client.ClientCore`, shared by threads.
 
 There is no thread of its own. Of the threads that wait for results one *drives*: it polls, and takes turns of the core
-for everybody. The others leave their operations in an inbox, wake the driver if it sleeps, and sleep until their results
-are there, or until the driver, whose own call is done, passes the wheel to one of them. So a lone thread pays for no
-other, and operations of many threads go out together because they wait together (the leader/followers pattern of
-Schmidt et al., POSA2, with the batching of a group commit).
+for everybody. The others leave their operations in an inbox, wake the driver if it sleeps, and sleep until their
+results are there, or until the driver, whose own call is done, passes the wheel to one of them. So a lone thread pays
+for no other, and operations of many threads go out together because they wait together (the leader/followers pattern
+of Schmidt et al., POSA2, with the batching of a group commit).
 
 Between calls nothing runs: broadcasts wait in the subscription's queue and are read first when the next call begins;
 should the queue have overflowed, a version gap shows and the map is pulled.

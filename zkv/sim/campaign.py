@@ -20,8 +20,8 @@ from zkv.sim.world import World
 READS: Final = (wire.GET, wire.GET, wire.GET_ANY, wire.GET_ANY, wire.GET_ANY, wire.GET_STALE)
 CONDITIONS: Final = frozenset((wire.PUT_IF_VERSION, wire.DELETE_IF_VERSION))
 WRITES: Final = (
-    wire.PUT, wire.PUT, wire.PUT, wire.PUT, wire.PUT, wire.DELETE, wire.DELETE, wire.DELETE, wire.PUT_IF_ABSENT, wire.PUT_IF_PRESENT,
-    wire.PUT_IF_VERSION, wire.PUT_IF_VERSION, wire.DELETE_IF_VERSION, wire.GETSET,
+    *(wire.PUT,) * 5, *(wire.DELETE,) * 3, wire.PUT_IF_ABSENT, wire.PUT_IF_PRESENT, wire.PUT_IF_VERSION,
+    wire.PUT_IF_VERSION, wire.DELETE_IF_VERSION, wire.GETSET,
 )  # fmt: skip
 MIXED: Final = (wire.GET, wire.GET, *WRITES)
 KINDS: Final = {

@@ -1,7 +1,7 @@
 """The core of a client: operations in, frames out, results when they are certain. No socket, no clock, no thread.
 
-Theory of operation. A large call is cut into *batches* by primary; operations of small calls wait, by node and kind, for
-the next message, and become one batch with all that waits there by then. A batch of writes has a number, and
+Theory of operation. A large call is cut into *batches* by primary; operations of small calls wait, by node and kind,
+for the next message, and become one batch with all that waits there by then. A batch of writes has a number, and
 (client id, batch, index) names an operation for ever (SAFETY 24). A *try* carries a batch, or what is left of it,
 to one node. What a try leaves open (refused, timed out, its node gone) is tried again, at whoever is primary by then,
 under the same identity; parts of one batch may end up at several primaries and merge by index. A try that left and was

@@ -8,6 +8,7 @@ what it saw.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Any, Final, NamedTuple
 
 from zkv.core import wire
@@ -87,7 +88,7 @@ def _incr(version: int, value: Any, given: Any, operand: int, limit_bytes: int) 
         total = value + given
     except OverflowError:  # an int beyond all floats plus a float
         return TOO_LARGE
-    if type(total) is int and not INT_LOW <= total <= INT_HIGH:
+    if not (INT_LOW <= total <= INT_HIGH if type(total) is int else isfinite(total)):
         return TOO_LARGE
     return Outcome(changes=True, value=total, result=total)
 

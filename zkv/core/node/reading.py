@@ -101,8 +101,8 @@ class Reading:
 
         Of an earlier epoch: if the activation's position covers it. Of this one: if the primary's stream has released
         every batch that it could be in. `first` remembers, by primary, the lowest counter not released, for one
-        request. The primary itself knows its group's commit point, which says nothing of a shard that a member has refused
-        under a newer epoch: the group went on without it (SAFETY 6).
+        request. The primary itself knows its group's commit point, which says nothing of a shard that a member has
+        refused under a newer epoch: the group went on without it (SAFETY 6).
         """
         if version <= self.local.store.committed[shard]:
             return True
