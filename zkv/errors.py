@@ -3,7 +3,7 @@
     ZkvError
     ├── UsageError (also ValueError)   the caller's mistake: a bad key, value, argument; nothing was sent
     │   └── SettingError               a setting out of its bounds, or at odds with another
-    ├── WrongType (also TypeError)     `incr` of what is no number, `append` to another type; nothing was changed
+    ├── WrongType (also TypeError)     `incr` of what is no number, `append` to another type, a raw read of no bytes
     ├── TooLarge (also ValueError)     the result of `incr` or `append` would not fit; nothing was changed
     ├── Unavailable                    nobody can serve this now; trying later may succeed
     │   ├── ManagerUnreachable         no answer from the manager
@@ -78,7 +78,8 @@ class SettingError(UsageError):
 
 
 class WrongType(ZkvError, TypeError):
-    """The stored value is of another type than the operation works on. Nothing was changed."""
+    """The stored value is of another type than the operation works on, or than a raw client reads. Nothing was changed.
+    """
 
 
 class TooLarge(ZkvError, ValueError):

@@ -5,7 +5,8 @@ MessagePack, so they travel as they are and cost one look at their types per col
 is an extension type, opaque to the nodes:
 
     code 1   any other MessagePack value (None, list, dict, tuple, nested as you like), packed
-    code 2   a numpy array or scalar: [dtype.str, shape or nil, bytes in C order], packed
+    code 2   a numpy array or scalar: a length n of one byte; [dtype.str, shape or nil] packed, of n bytes;
+             the elements in C order. They stand there unpacked, so that they are copied once on their way in and out
     code 3   within code 1 only, empty: as the first item of an array, "this was a tuple"
 
 A nil in a column of values means "missing"; therefore a stored None is `ExtType(1, b"\\xc0")`. Nothing is
@@ -13,20 +14,37 @@ ever pickled: a value that is none of these is refused with `UsageError`, before
 
 Types are compared exactly. An OrderedDict or a str subclass would come back as something else, so it is
 refused too, and the error names the type.
+
+That is the codec `TYPED`. `RAW` is for callers who bring an encoding of their own: whatever has bytes travels as
+bytes and comes back as bytes. On the wire these are the bytes that `TYPED` makes and reads.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgpack
 from msgpack import ExtType
 
-from zkv.errors import ProtocolError, UsageError, ZkvError
+from zkv.errors import ProtocolError, UsageError, WrongType, ZkvError
 
-__all__ = ["Wire", "check_keys", "decode", "decode_column", "encode", "encode_column"]
+__all__ = [
+    "RAW",
+    "TYPED",
+    "Codec",
+    "Wire",
+    "check_keys",
+    "decode",
+    "decode_column",
+    "decode_raw",
+    "decode_raw_column",
+    "encode",
+    "encode_column",
+    "encode_raw",
+    "encode_raw_column",
+]
 
 Wire: TypeAlias = bytes | str | int | float | bool | ExtType
 """What one value is in a column of values."""
@@ -253,8 +271,9 @@ def _array_to_wire(value: Any) -> ExtType:
     kinds = _SCALAR_KINDS if scalar else _ARRAY_KINDS
     if dtype.kind not in kinds or dtype.itemsize == 0 or dtype.char in "gG":
         raise UsageError(f"a {_name(value)} of dtype {dtype} cannot be stored: convert it to plain numbers or bytes")
-    shape = None if scalar else list(value.shape)
-    return ExtType(CODE_ARRAY, msgpack.packb([dtype.str, shape, value.tobytes()]))
+    head = msgpack.packb([dtype.str, None if scalar else value.shape])
+    # join() reads an array's memory, and ravel() copies only what does not lie there in C order.
+    return ExtType(CODE_ARRAY, b"".join((bytes((len(head),)), head, value.ravel())))
 
 
 def _array_from_wire(packed: bytes) -> Any:
@@ -263,17 +282,100 @@ def _array_from_wire(packed: bytes) -> Any:
     except ImportError:
         raise ZkvError("the value is a numpy array, and numpy is not installed here: pip install numpy") from None
     try:
-        name, shape, data = msgpack.unpackb(packed)
+        start = 1 + packed[0]
+        name, shape = msgpack.unpackb(packed[1:start])
         dtype = numpy.dtype(name)
-        if type(name) is not str or dtype.kind not in _ARRAY_KINDS or dtype.itemsize == 0:
+        kinds = _SCALAR_KINDS if shape is None else _ARRAY_KINDS
+        if type(name) is not str or dtype.kind not in kinds or dtype.itemsize == 0:
             raise ValueError(f"dtype {name!r}")
-        # A bytearray, because an array over bytes would be read-only.
-        array = numpy.ndarray(() if shape is None else tuple(shape), dtype, bytearray(data))
-        if array.nbytes != len(data) or min(shape or (), default=0) < 0:  # numpy takes -1 for "as many as fit"
-            raise ValueError(f"{len(data)} bytes for {array.nbytes}")
+        array = numpy.ndarray(() if shape is None else tuple(shape), dtype, packed, start)
+        size = len(packed) - start
+        if array.nbytes != size or min(shape or (), default=0) < 0:  # numpy takes -1 for "as many as fit"
+            raise ValueError(f"{size} bytes for {array.nbytes}")
     except Exception as error:  # noqa: BLE001 - numpy's own as well as the unpacker's
         raise ProtocolError(f"a numpy array cannot be decoded: {type(error).__name__}: {error}") from None
-    return array[()] if shape is None else array
+    # A copy, because an array over bytes is read-only.
+    return array[()] if shape is None else array.copy()
+
+
+# --- raw ----------------------------------------------------------------------------------------------------------
+
+
+def encode_raw(value: Any, limit_bytes: int = VALUE_LIMIT_BYTES) -> bytes:
+    """The bytes of `value`: bytes, bytearray, memoryview, or whatever has a C-contiguous buffer.
+
+    They are copied, unless they are bytes already: a write that is tried again must be the same write, whatever
+    becomes of a buffer by then. Raises UsageError.
+    """
+    if type(value) is bytes:
+        _within(value, len(value), limit_bytes)
+        return value
+    try:
+        view = memoryview(value)
+    except (TypeError, ValueError, BufferError) as error:
+        raise _not_raw(value, str(error)) from None
+    with view:
+        if not view.c_contiguous:
+            raise _not_raw(value, "its bytes are not C-contiguous, copy it")
+        if "O" in view.format:
+            raise _not_raw(value, "it holds references to objects")
+        _within(value, view.nbytes, limit_bytes)
+        return bytes(view)
+
+
+def encode_raw_column(values: Sequence[Any], limit_bytes: int = VALUE_LIMIT_BYTES) -> list[bytes]:
+    """`encode_raw` for each of `values`; a column of bytes is returned as it is."""
+    if set(map(type, values)) == {bytes} and max(map(len, values)) <= limit_bytes:
+        return values if type(values) is list else list(values)
+    return [encode_raw(value, limit_bytes) for value in values]
+
+
+def decode_raw(wire: Any, default: Any = None) -> Any:
+    """The bytes that `wire` is; `default` for nil, which means "missing".
+
+    Raises WrongType for what a typed client stored as anything but bytes.
+    """
+    if type(wire) is bytes:
+        return wire
+    if wire is None:
+        return default
+    raise WrongType(
+        f"the value was stored as {_stored_type(wire)}, and a raw client reads bytes only: "
+        "read it with a client that is not raw, or store it as bytes"
+    )
+
+
+def decode_raw_column(wires: Sequence[Any], default: Any = None) -> list[Any]:
+    """`decode_raw` for each; a column of bytes is returned as it is."""
+    if set(map(type, wires)) <= ({bytes, type(None)} if default is None else {bytes}):
+        return wires if type(wires) is list else list(wires)
+    return [decode_raw(wire, default) for wire in wires]
+
+
+def _stored_type(wire: Any) -> str:
+    if type(wire) is not ExtType:
+        return _name(wire)
+    return {CODE_PACKED: "None, a list, tuple or dict", CODE_ARRAY: "a numpy array"}.get(wire.code, f"type {wire.code}")
+
+
+# --- the two codecs -----------------------------------------------------------------------------------------------
+
+
+class Codec(NamedTuple):
+    """How values become what travels, and back: what a client chooses once, for all that it does."""
+
+    encode: Callable[..., Wire]
+    """(value, limit_bytes=…) -> wire"""
+    encode_column: Callable[..., Sequence[Wire]]
+    decode: Callable[..., Any]
+    """(wire, default=None) -> value"""
+    decode_column: Callable[..., list[Any]]
+
+
+TYPED: Final = Codec(encode, encode_column, decode, decode_column)
+"""Every value comes back as the type it was put."""
+RAW: Final = Codec(encode_raw, encode_raw_column, decode_raw, decode_raw_column)
+"""Bytes in, bytes out."""
 
 
 # --- words --------------------------------------------------------------------------------------------------------
@@ -285,6 +387,10 @@ def _unsupported(value: Any) -> UsageError:
         f"a value of type {_name(value)} cannot be stored{hint}; "
         "bytes, str, int, float, bool, None, lists, tuples, dicts and numpy arrays can"
     )
+
+
+def _not_raw(value: Any, why: str) -> UsageError:
+    return UsageError(f"a raw client stores bytes, and cannot take a {_name(value)}: {why}; encode it first")
 
 
 def _name(value: Any) -> str:

@@ -84,6 +84,19 @@ def test_a_long_frame_arrives_as_it_was() -> None:
     assert link.sender.next_wake_ms() == float("inf"), "nothing is left of it"
 
 
+@pytest.mark.parametrize("rest", [1, 255, 256, 65535, 65536, FRAGMENT_BYTES])
+def test_a_piece_is_a_frame_like_any_other(rest: int) -> None:
+    frame = wire.encode_header(wire.REPLY, 1, SENDER, RECEIVER, 3)
+    frame += bytes(range(256)) * (2 * FRAGMENT_BYTES // 256)
+    frame = frame[: FRAGMENT_BYTES + rest]
+    pieces = [piece for _, piece in Fragments().outgoing([(RECEIVER, frame)], 0.0)]
+    for index, piece in enumerate(pieces):
+        assert wire.decode_header(piece) == (wire.FRAGMENT, 1, SENDER, RECEIVER, 3)
+        chunk = frame[index * FRAGMENT_BYTES : (index + 1) * FRAGMENT_BYTES]
+        assert wire.decode_body(piece) == [1, index, 2, chunk]
+    assert len(pieces) == 2
+
+
 @pytest.mark.parametrize("extra", [-1, 0, 1])
 def test_the_cut_falls_where_a_frame_grows_too_long(extra: int) -> None:
     link = Link()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import collections
 import datetime
 import math
@@ -15,8 +16,22 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from msgpack import ExtType
 
-from zkv.errors import ProtocolError, UsageError
-from zkv.values import DEPTH_LIMIT, check_keys, decode, decode_column, encode, encode_column
+from zkv.errors import ProtocolError, UsageError, WrongType
+from zkv.values import (
+    DEPTH_LIMIT,
+    RAW,
+    TYPED,
+    Codec,
+    check_keys,
+    decode,
+    decode_column,
+    decode_raw,
+    decode_raw_column,
+    encode,
+    encode_column,
+    encode_raw,
+    encode_raw_column,
+)
 
 integers = st.integers(-(2**63), 2**64 - 1)
 # No NaN: it is not equal to itself.
@@ -36,6 +51,12 @@ nested = st.recursive(
 def over_the_wire(wire: Any) -> Any:
     """What a column looks like after a message has carried it."""
     return msgpack.unpackb(msgpack.packb(wire), strict_map_key=False)
+
+
+def array_wire(head: Any, data: bytes) -> ExtType:
+    """An array on the wire, right or wrong: the length of its head, the head, the elements."""
+    packed = msgpack.packb(head)
+    return ExtType(2, bytes([len(packed)]) + packed + data)
 
 
 def same(left: Any, right: Any) -> bool:
@@ -174,14 +195,31 @@ def test_the_size_limit_is_exact(value: Any) -> None:
         ExtType(1, b"\x91" * 5000),
         ExtType(1, b"\x81\x90\xc0"),  # a list as a key
         ExtType(1, b"\xc7\x00\x09"),
-        ExtType(2, b"\xc0"),
-        ExtType(2, msgpack.packb(["|O", [1], b"12345678"])),
-        ExtType(2, msgpack.packb(["<i8", [2], b"12345678"])),
-        ExtType(2, msgpack.packb(["<i8", [1], b"12345678+"])),
-        ExtType(2, msgpack.packb(["<i8", [-1], b"12345678"])),
-        ExtType(2, msgpack.packb(["<i8", [2**62, 2**62], b""])),
-        ExtType(2, msgpack.packb(["no such type", [1], b"1"])),
-        ExtType(2, msgpack.packb([7, [1], b"1"])),
+        ExtType(2, b""),
+        ExtType(2, b"\x00"),
+        ExtType(2, b"\x01\xc0"),
+        ExtType(2, b"\xff\x92"),  # a head that is cut off
+        ExtType(2, array_wire(["<i8", [1]], b"12345678").data[1:]),
+        array_wire(["|O", [1]], b"12345678"),
+        array_wire(["|V8", [1]], b"12345678"),
+        array_wire(["|S0", [1]], b""),
+        array_wire(["<i8", [2]], b"12345678"),
+        array_wire(["<i8", [1]], b"12345678+"),
+        array_wire(["<i8", [1]], b"1234567"),
+        array_wire(["<i8", [-1]], b"12345678"),
+        array_wire(["<i8", [0, -1]], b""),
+        array_wire(["<i8", None], b""),
+        array_wire(["<U1", None], b"\xff\xff\xff\xff"),  # scalars are never strings
+        array_wire(["<i8", None], b"12345678+"),
+        array_wire(["<i8", [2**62, 2**62]], b""),
+        array_wire(["<i8", [1.0]], b"12345678"),
+        array_wire(["<i8", "1"], b"12345678"),
+        array_wire(["<i8", 1], b"12345678"),
+        array_wire(["<i8"], b"12345678"),
+        array_wire(["<i8", [1], b"12345678"], b""),
+        array_wire(["no such type", [1]], b"1"),
+        array_wire([7, [1]], b"1"),
+        array_wire([["<i8"], [1]], b"12345678"),
         ExtType(3, b""),
         ExtType(99, b""),
         [1],
@@ -194,12 +232,23 @@ def test_what_no_client_sends_is_a_protocol_error(wire: Any) -> None:
         decode(wire)
     with pytest.raises(ProtocolError):
         decode_column([1, wire])
+    if type(wire) is ExtType:  # inside a value, too
+        with pytest.raises(ProtocolError):
+            decode(ExtType(1, msgpack.packb([wire] if wire.code != 3 else [1, ExtType(99, b"")])))
 
 
-@given(st.binary(max_size=60), st.sampled_from([1, 2, 3]))
-def test_rubbish_is_a_protocol_error_or_a_value(data: bytes, code: int) -> None:
+rubbish = st.builds(ExtType, st.sampled_from([1, 2, 3]), st.binary(max_size=60))
+types = st.sampled_from(["<i8", ">u2", "|b1", "<U2", "|S3", "<M8[s]", "<c8", "|O", "<f3", "i4,f8", "", "\0"])
+heads = st.tuples(
+    types | st.text(max_size=5),
+    st.none() | st.lists(st.integers(-2, 4), max_size=4) | st.lists(st.integers(-(2**63), 2**64 - 1), max_size=3),
+)
+
+
+@given(rubbish | st.builds(array_wire, heads, st.binary(max_size=40)))
+def test_rubbish_is_a_protocol_error_or_a_value(wire: Any) -> None:
     try:
-        decode(ExtType(code, data))
+        decode(wire)
     except ProtocolError:
         pass
 
@@ -228,13 +277,63 @@ def test_an_array_comes_back(array: Any) -> None:
     assert back.dtype == array.dtype
     assert back.shape == array.shape
     assert back.tobytes() == array.tobytes()
-    assert back.flags.writeable
+    assert_its_own(back)
+    (inside,) = decode(encode([array]))
+    assert (inside.dtype, inside.shape, inside.tobytes()) == (array.dtype, array.shape, array.tobytes())
+    assert_its_own(inside)
+
+
+def assert_its_own(array: Any) -> None:
+    """What is put is writable, so what comes back is: in memory that nobody else sees, aligned and in C order."""
+    assert array.flags.writeable
+    assert array.flags.owndata
+    assert array.flags.aligned
+    assert array.flags.c_contiguous
 
 
 def test_any_memory_order_comes_back() -> None:
-    array = np.arange(24).reshape(2, 3, 4)
-    for view in (np.asfortranarray(array), array[:, ::-1, ::2], array.T, np.broadcast_to(np.int8(1), (2, 2))):
-        np.testing.assert_array_equal(decode(encode(view)), view)
+    cube = np.arange(24).reshape(2, 3, 4)
+    dates = np.array(["2020-01-01", "NaT", "1969-12-31"], dtype="M8[D]")
+    unaligned = np.frombuffer(b"+" + cube.tobytes(), np.uint8)[1:].view(cube.dtype).reshape(cube.shape)
+    for view in (
+        np.asfortranarray(cube),
+        cube[:, ::-1, ::2],
+        cube[1, 2],
+        cube[0, 0, ::-1],
+        cube.T,
+        cube[:, :0],
+        np.broadcast_to(np.int8(1), (2, 2)),
+        np.arange(5, dtype=np.uint8)[::-1],
+        dates,
+        dates[::-1],
+        dates.reshape(1, 3, order="F"),
+        dates[0:0],
+        unaligned,
+        np.array(7),
+        np.zeros((0, 2**40)),
+        np.zeros((1,) * 32),
+    ):
+        before = view.tobytes()
+        back = decode(encode(view))
+        assert (back.dtype, back.shape) == (view.dtype, view.shape)
+        np.testing.assert_array_equal(back, view)
+        assert_its_own(back)
+        assert view.tobytes() == before
+
+
+def test_what_came_back_shares_nothing() -> None:
+    array = np.arange(3)
+    wire = encode(array)
+    first, second = decode(wire), decode(wire)
+    first[0] = array[1] = 9
+    assert second.tolist() == decode(wire).tolist() == [0, 1, 2]
+
+
+def test_the_size_limit_of_an_array_counts_its_head() -> None:
+    array = np.zeros(100, np.uint8)
+    assert decode(encode(array, 108)).shape == (100,)
+    with pytest.raises(UsageError, match="108 bytes, the limit is 107"):
+        encode(array, 107)
 
 
 def test_numpy_scalars_and_nested_arrays() -> None:
@@ -246,6 +345,129 @@ def test_numpy_scalars_and_nested_arrays() -> None:
     np.testing.assert_array_equal(back["a"][0], np.arange(3))
     assert type(back["a"][1]) is np.float64
     assert (1,) in back
+
+
+# --- raw
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"abcd",
+        bytearray(b"abcd"),
+        memoryview(b"abcd"),
+        memoryview(b"-abcd-")[1:5],
+        memoryview(b"abcd").cast("B", (2, 2)),
+        array.array("B", b"abcd"),
+        array.array("H", b"abcd"),
+        np.frombuffer(b"abcd", ">u2"),
+        np.frombuffer(b"abcd", "u1").reshape(2, 2),
+        np.frombuffer(b"abcd", "<f4")[0],
+        np.frombuffer(b"abcd", [("a", "<u2"), ("b", "<u2")]),
+    ],
+)
+def test_raw_takes_whatever_has_bytes(value: Any) -> None:
+    wire = encode_raw(value)
+    assert type(wire) is bytes
+    assert wire == b"abcd"
+    assert decode_raw(wire) is wire
+    assert same(encode_raw_column([value, b"", value]), [b"abcd", b"", b"abcd"])
+    assert encode_raw(value, 4) == b"abcd"
+    for refused in (lambda: encode_raw(value, 3), lambda: encode_raw_column([b"", value], 3)):
+        with pytest.raises(UsageError, match="4 bytes, the limit is 3"):
+            refused()
+
+
+def test_raw_keeps_what_a_buffer_held() -> None:
+    buffer = bytearray(b"abc")
+    wire = encode_raw(buffer)
+    buffer[0:1] = b"xyz"  # it may even change its length: no export is left
+    assert wire == b"abc"
+    with pytest.raises(UsageError, match="limit") as caught:
+        encode_raw(buffer, 2)
+    buffer.append(0)  # nor does the error hold one
+    assert caught.value
+
+
+def released() -> memoryview:
+    view = memoryview(b"x")
+    view.release()
+    return view
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("text", "take a str.*encode it first"),
+        (1, "take a int"),
+        (None, "take a NoneType"),
+        ([b"x"], "take a list"),
+        (memoryview(b"abcd")[::2], "memoryview: .*not C-contiguous"),
+        (np.arange(4)[::2], "not C-contiguous"),
+        (np.asfortranarray(np.ones((2, 2))), "not C-contiguous"),
+        (np.array([object()]), "references"),
+        (np.array(["2020"], dtype="M8[Y]"), "numpy.ndarray"),
+        (released(), "released"),
+    ],
+)
+def test_what_raw_refuses(value: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        encode_raw(value)
+    with pytest.raises(UsageError, match=words):
+        encode_raw_column([b"x", value])
+
+
+@given(st.lists(st.binary(max_size=9) | st.none(), max_size=6), st.none() | st.just("missing"))
+def test_raw_columns(values: list[bytes | None], default: Any) -> None:
+    wires = [None if value is None else encode_raw(value) for value in values]
+    back = decode_raw_column(over_the_wire(wires), default)
+    assert back == [default if value is None else value for value in values]
+    present = [value for value in values if value is not None]
+    assert encode_raw_column(tuple(present)) == present
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("text", "stored as str"),
+        (1, "stored as int"),
+        (1.5, "stored as float"),
+        (True, "stored as bool"),
+        (None, "stored as None"),
+        ([1], "list"),
+        (np.arange(3), "numpy array"),
+    ],
+)
+def test_raw_says_what_a_typed_client_stored(value: Any, words: str) -> None:
+    (wire,) = over_the_wire([encode(value)])
+    for read in (lambda: decode_raw(wire, "?"), lambda: decode_raw_column([b"x", wire])):
+        with pytest.raises(WrongType, match=f"{words}.* a client that is not raw"):
+            read()
+    with pytest.raises(WrongType, match="stored as type 99"):
+        decode_raw(ExtType(99, b""))
+
+
+@given(st.binary(max_size=20))
+def test_bytes_are_the_same_for_both_codecs(value: bytes) -> None:
+    for writer in (RAW, TYPED):
+        for reader in (RAW, TYPED):
+            assert reader.decode(writer.encode(value)) == value
+            assert reader.decode_column(writer.encode_column([value])) == [value]
+
+
+@pytest.mark.parametrize("codec", [RAW, TYPED])
+def test_codecs_are_of_one_shape(codec: Codec) -> None:
+    assert codec.decode(codec.encode(b"xy", 2), "?") == b"xy"
+    assert codec.decode(codec.encode(b"xy", limit_bytes=2), default="?") == b"xy"
+    assert codec.decode(None) is None
+    assert codec.decode(None, "?") == "?"
+    assert codec.decode_column(codec.encode_column([b"xy", b""], limit_bytes=2)) == [b"xy", b""]
+    assert codec.decode_column([b"xy", None]) == [b"xy", None]
+    assert codec.decode_column((b"xy", None), default="?") == [b"xy", "?"]
+    assert codec.encode_column([]) == codec.decode_column([]) == []
+    for refused in (lambda: codec.encode(b"xy", 1), lambda: codec.encode_column([b"", b"xy"], 1)):
+        with pytest.raises(UsageError, match="2 bytes, the limit is 1"):
+            refused()
 
 
 # --- keys

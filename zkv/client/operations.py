@@ -140,7 +140,11 @@ class KeyOperations:
         decode = self._codec.decode
 
         def finish(answer: Answer, _: NameOf) -> Any:
-            return decode(answer.value, default)
+            try:
+                return decode(answer.value, default)
+            except ZkvError as error:  # the write was done, and only its former value cannot be read
+                error.outcome_unknown = True
+                raise
 
         wire_value = self._codec.encode(value)
         return One(
@@ -273,11 +277,12 @@ class Operations(KeyOperations):
         >>> kv.mget(["a", "b", "no such key"])
         [1, 2, None]
         """
-        decode_column = self._codec.decode_column
+        codec, decode_column = self._codec, self._codec.decode_column
 
         def finish(call: Call, _: NameOf) -> list[Any]:
-            values = decode_column(call.columns()[1], default)
-            return self._complete(call, values, return_exceptions)
+            values = call.columns()[1]
+            decoded = _each_decoded(values, default, codec) if return_exceptions else decode_column(values, default)
+            return self._complete(call, decoded, return_exceptions)
 
         return Many(self._read_op(read), _checked_keys(keys), finish, timeout_s=timeout_s)
 
@@ -341,6 +346,21 @@ def call_error(call: Call, manager: str) -> ZkvError:
     if 1 < call.count != len(call.failures):
         error.add_note(f"{len(call.failures)} of {call.count} operations failed; the others were done")
     return error
+
+
+def _each_decoded(values: Sequence[Any], default: Any, codec: Codec) -> list[Any]:
+    """Values, with an error in the place of one that cannot be decoded."""
+    try:
+        return list(codec.decode_column(values, default))
+    except ZkvError:
+        return [_decoded(value, default, codec) for value in values]
+
+
+def _decoded(value: Any, default: Any, codec: Codec) -> Any:
+    try:
+        return codec.decode(value, default)
+    except ZkvError as error:
+        return error
 
 
 def read_op(read: str) -> int:
