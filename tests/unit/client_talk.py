@@ -36,7 +36,7 @@ class Request(NamedTuple):
     batch: int
     watermark: int
     deadline_ms: int
-    op: int
+    op: int | bytes
     indices: list[int] | None
     keys: list[str]
     values: list[Any] | None
