@@ -13,7 +13,7 @@ PYTEST ?=
 SEEDS ?= 5000
 JOBS ?= 2
 
-.PHONY: help demo test traces prove bench lint settings clean
+.PHONY: help demo test traces prove bench lint settings reference clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -30,7 +30,8 @@ traces: $(STAMP) ## Print the four traces: each command and what came back
 prove: $(STAMP) ## Simulate many more seeds than the tests do (SEEDS=5000 JOBS=2)
 	@$(PY) -m zkv.sim --first-seed 100000 --seeds $(SEEDS) --jobs $(JOBS)
 
-bench: $(STAMP) ## Run every experiment, write results/ (about half an hour)
+bench: $(STAMP) ## Run every experiment, write results/ (about an hour; has a use for redis-server)
+	@$(PY) -m pip install -qq --disable-pip-version-check --editable '.[experiments]'
 	@$(PY) experiments/throughput.py
 	@$(PY) experiments/failover.py
 	@$(PY) experiments/false_alarm.py
@@ -39,6 +40,8 @@ bench: $(STAMP) ## Run every experiment, write results/ (about half an hour)
 	@$(PY) experiments/elasticity.py
 	@$(PY) experiments/planning.py
 	@$(PY) experiments/large.py
+	@$(PY) experiments/slow_replica.py
+	@$(PY) experiments/redis_py.py
 
 lint: $(STAMP) ## Run ruff and mypy
 	@$(PY) -m ruff check .
@@ -46,6 +49,9 @@ lint: $(STAMP) ## Run ruff and mypy
 
 settings: $(STAMP) ## Write docs/SETTINGS.md from the settings' definitions
 	@$(PY) -m zkv.core.settings > docs/SETTINGS.md
+
+reference: $(STAMP) ## Write docs/REFERENCE.md from the docstrings
+	@$(PY) docs/reference.py > docs/REFERENCE.md
 
 clean: ## Remove the environment and what the tools left behind
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

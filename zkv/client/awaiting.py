@@ -16,7 +16,7 @@ from zkv.client.batches import AsyncPipeline
 from zkv.client.coordination import AsyncLock, WaitOperations
 from zkv.client.failures import outcome_of, request_of
 from zkv.client.operations import Operations
-from zkv.client.options import Configured
+from zkv.client.options import Configured, documented
 from zkv.client.plans import Awaiting, LearnMap, Many, One, Pause, run_with
 from zkv.client.results import DeleteResult, Key, PutResult
 from zkv.client.scanning import ScanOperations
@@ -29,20 +29,21 @@ if TYPE_CHECKING:
 
 
 class AsyncClient(Configured, Operations, ScanOperations, WaitOperations, Awaiting):
-    __doc__ = f"""A client of one cluster whose calls are awaited; the methods are those of `Client`.
+    __doc__ = documented(
+        """\
+        A client of one cluster whose calls are awaited; the methods are those of `Client`.
 
-    Shared by many coroutines: what they ask for in one round of the loop travels together. It belongs to the loop that
-    it is first used in. A call that is cancelled may have been done.
+        Shared by many coroutines: what they ask for in one round of the loop travels together. It belongs to the loop
+        that it is first used in. A call that is cancelled may have been done.
 
-    >>> async def main():
-    ...     async with AsyncClient(cluster.manager) as kv:
-    ...         await kv.put("color", "green")
-    ...         return await asyncio.gather(kv.get("color"), kv.incr("visits"), kv.incr("visits"))
-    >>> asyncio.run(main())
-    ['green', 1, 2]
-
-    {(Configured.__doc__ or "").partition(chr(10))[2].strip()}
-    """
+        >>> async def main():
+        ...     async with AsyncClient(cluster.manager) as kv:
+        ...         await kv.put("color", "green")
+        ...         return await asyncio.gather(kv.get("color"), kv.incr("visits"), kv.incr("visits"))
+        >>> asyncio.run(main())
+        ['green', 1, 2]
+        """
+    )
 
     _connection: AsyncConnection | None = None
 

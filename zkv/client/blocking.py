@@ -19,7 +19,7 @@ from zkv.client.batches import Pipeline
 from zkv.client.coordination import Lock, WaitOperations
 from zkv.client.failures import outcome_of, request_of
 from zkv.client.operations import Operations
-from zkv.client.options import Configured
+from zkv.client.options import Configured, documented
 from zkv.client.plans import Blocking, LearnMap, Many, One, Pause, run_with
 from zkv.client.results import DeleteResult, Key, PutResult
 from zkv.client.scanning import ScanOperations
@@ -29,17 +29,18 @@ from zkv.net.client import Connection, connected
 
 
 class Client(Configured, Operations, ScanOperations, WaitOperations, Blocking):
-    __doc__ = f"""A client of one cluster whose calls block.
+    __doc__ = documented(
+        """\
+        A client of one cluster whose calls block.
 
-    Safe to share between threads: operations that wait for one node at the same time travel together. Safe to use
-    after a fork: the child has a connection and an identity of its own.
+        Safe to share between threads: operations that wait for one node at the same time travel together. Safe to use
+        after a fork: the child has a connection and an identity of its own.
 
-    >>> with Client(cluster.manager, timeout_s=2.5) as client:
-    ...     client.incr("visits")
-    1
-
-    {(Configured.__doc__ or "").partition(chr(10))[2].strip()}
-    """
+        >>> with Client(cluster.manager, timeout_s=2.5) as client:
+        ...     client.incr("visits")
+        1
+        """
+    )
 
     def __init__(
         self, manager: str = DEFAULT_MANAGER, timeout_s: float = 5.0, *, read: str = "primary", hedge: bool = False,

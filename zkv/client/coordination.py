@@ -158,7 +158,8 @@ class LockOperations:
                 entry = yield Operations.entry.plan(self._client, self._key, timeout_s=step_s)
                 version = 0 if entry is None else entry.version
                 if entry is None or version != seen_version:
-                    seen_version, seen_s = version, now_s
+                    # From when the answer came, not from when it was asked for: the holder may have renewed in between.
+                    seen_version, seen_s = version, time.monotonic()
                 if self._is_ours(entry) or entry is None or now_s - seen_s >= self._lifetime_of(entry.value):
                     taken = yield self._write(version, step_s)
                     if taken is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import dedent
 from typing import Any, Final
 
 from zkv.client.operations import READ_OPS, ack_level, read_op
@@ -65,6 +66,12 @@ class Configured:
         return f"{type(self).__name__}({self.manager!r}{', closed' if self._closed else ''})"
 
 
+def documented(intro: str) -> str:
+    """The documentation of a face: what is its own, then what it shares with the other."""
+    shared = (Configured.__doc__ or "").partition("\n")[2]
+    return "\n\n".join(dedent(text).strip() for text in (intro, shared))
+
+
 def checked_timeout(timeout_s: float) -> float:
     """A deadline that a call may have. Raises UsageError."""
     limit_s = min(TIMEOUT_LIMIT_S, ClusterSettings().timeout_limit_ms / 1000)
@@ -73,4 +80,4 @@ def checked_timeout(timeout_s: float) -> float:
     return float(timeout_s)
 
 
-__all__ = ["READ_OPS", "TIMEOUT_LIMIT_S", "Configured", "checked_timeout"]
+__all__ = ["READ_OPS", "TIMEOUT_LIMIT_S", "Configured", "checked_timeout", "documented"]

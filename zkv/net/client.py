@@ -180,7 +180,7 @@ class Connection(ClientHost):
     def _turn(self, timeout_ms: float | None) -> None:
         """Wait for frames, at most so long (None: don't look at all), and take one step."""
         if self._closing:
-            raise ClosedError("this client was closed meanwhile")
+            raise ClosedError("this client was closed meanwhile", outcome_unknown=True)
         frames: list[tuple[Address, bytes]] = []
         if timeout_ms is not None:
             self._polling = True
@@ -242,7 +242,7 @@ class Connection(ClientHost):
             raise
         if not waiter.done:
             if self._closing and not waiter.promoted:
-                raise ClosedError("this client was closed meanwhile")
+                raise ClosedError("this client was closed meanwhile", outcome_unknown=True)
             self._drive(waiter)
         elif waiter.promoted:
             self._pass_on()
