@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -16,12 +17,12 @@ from zkv.client.batches import AsyncPipeline
 from zkv.client.coordination import AsyncLock, WaitOperations
 from zkv.client.failures import outcome_of, request_of
 from zkv.client.operations import Operations
-from zkv.client.options import Configured, documented
+from zkv.client.options import COUNTED, Configured, documented
 from zkv.client.plans import Awaiting, LearnMap, Many, One, Pause, run_with
 from zkv.client.results import DeleteResult, Key, PutResult
 from zkv.client.scanning import ScanOperations
 from zkv.errors import ClosedError
-from zkv.net.aio import AsyncConnection
+from zkv.net.aio import AsyncConnection, of_parents
 from zkv.net.client import connected
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ class AsyncClient(Configured, Operations, ScanOperations, WaitOperations, Awaiti
         >>> asyncio.run(count())
         3
         """
-        return dict(self._live().core.counts)
+        counts = self._live().core.counts
+        return {name: counts[name] for name in COUNTED}
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -147,8 +149,13 @@ class AsyncClient(Configured, Operations, ScanOperations, WaitOperations, Awaiti
     def _live(self) -> AsyncConnection:
         if self._closed:
             raise ClosedError("this client is closed")
-        if self._connection is None:
+        connection = self._connection
+        if connection is not None and connection.pid != os.getpid():
+            of_parents.append(connection)  # two processes must not share sockets, nor an identity (SAFETY 24)
+            connection = None
+        if connection is None or connection.condemned:
             self._connection = connected(AsyncConnection, self.manager, **self._connection_options())
+        assert self._connection is not None
         return self._connection
 
     async def _run(self, plan: Any) -> Any:

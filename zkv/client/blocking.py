@@ -19,7 +19,7 @@ from zkv.client.batches import Pipeline
 from zkv.client.coordination import Lock, WaitOperations
 from zkv.client.failures import outcome_of, request_of
 from zkv.client.operations import Operations
-from zkv.client.options import Configured, documented
+from zkv.client.options import COUNTED, Configured, documented
 from zkv.client.plans import Blocking, LearnMap, Many, One, Pause, run_with
 from zkv.client.results import DeleteResult, Key, PutResult
 from zkv.client.scanning import ScanOperations
@@ -119,7 +119,8 @@ class Client(Configured, Operations, ScanOperations, WaitOperations, Blocking):
         ...     client.stats()["operations"]
         3
         """
-        return dict(self._live().core.counts)
+        counts = self._live().core.counts
+        return {name: counts[name] for name in COUNTED}
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -155,9 +156,11 @@ class Client(Configured, Operations, ScanOperations, WaitOperations, Blocking):
         if self._closed:
             raise ClosedError("this client is closed")
         connection = self._connection
-        if connection is None:
+        if connection is None or connection.condemned:
             with self._lock:
-                connection = self._connection = self._connection or self._connect()
+                if self._connection is None or self._connection.condemned:
+                    self._connection = self._connect()
+                connection = self._connection
         return connection
 
     def _run(self, plan: Any) -> Any:

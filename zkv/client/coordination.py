@@ -19,13 +19,13 @@ from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
-from zkv.client.operations import Operations, call_error
-from zkv.client.plans import Awaiting, Blocking, Many, NameOf, Pause, Step, operation, run_with
+from zkv.client.operations import call_error
+from zkv.client.plans import Awaiting, Blocking, Many, NameOf, One, Pause, Step, operation, run_with
 from zkv.client.results import Entry, Key
 from zkv.core import wire
-from zkv.core.client.calls import Call
-from zkv.errors import LockLost, TimedOut, UsageError
-from zkv.values import check_keys
+from zkv.core.client.calls import Answer, Call
+from zkv.errors import LockLost, TimedOut, UsageError, ZkvError
+from zkv.values import TYPED, check_keys
 
 LOCK_PREFIX: Final = "zkv:lock:"
 """Locks are keys of this namespace."""
@@ -57,8 +57,7 @@ class WaitOperations:
         """
         wanted = [keys] if isinstance(keys, str | bytes) else list(keys)
         check_keys(wanted)
-        limit_s = self.timeout_s if timeout_s is None else timeout_s
-        return self._wait_steps(wanted, limit_s)
+        return self._wait_steps(wanted, _patience(timeout_s, self.timeout_s))
 
     def _wait_steps(self, missing: list[Key], limit_s: float) -> Generator[Step, Any, None]:
         deadline, pause_s = time.monotonic() + limit_s, LOOK_S
@@ -88,7 +87,7 @@ class LockOperations:
     """What a lock does, for both faces."""
 
     def __init__(self, client: Any, name: str, ttl_s: float) -> None:
-        if not isinstance(name, str) or not ttl_s > 0:
+        if not isinstance(name, str) or not isinstance(ttl_s, int | float) or not ttl_s > 0:
             raise UsageError(f"a lock has a name and a lifetime in seconds: {name!r}, {ttl_s!r}")
         self._client = client
         self.name = name
@@ -123,7 +122,7 @@ class LockOperations:
         Traceback (most recent call last):
         zkv.errors.TimedOut: the lock 'report' was not free within 0 s
         """
-        return self._acquire_steps(self._client.timeout_s if timeout_s is None else timeout_s)
+        return self._acquire_steps(_patience(timeout_s, self._client.timeout_s))
 
     @operation
     def renew(self) -> Generator[Step, Any, None]:
@@ -155,7 +154,7 @@ class LockOperations:
             now_s = time.monotonic()
             step_s = min(max(deadline - now_s, SHORTEST_S), self._client.timeout_s)
             try:
-                entry = yield Operations.entry.plan(self._client, self._key, timeout_s=step_s)
+                entry = yield self._look(step_s)
                 version = 0 if entry is None else entry.version
                 if entry is None or version != seen_version:
                     # From when the answer came, not from when it was asked for: the holder may have renewed in between.
@@ -163,9 +162,9 @@ class LockOperations:
                 if self._is_ours(entry) or entry is None or now_s - seen_s >= self._lifetime_of(entry.value):
                     taken = yield self._write(version, step_s)
                     if taken is not None:
-                        self._version = self.token = taken.version
+                        self._version = self.token = taken
                         self._until_s = now_s + self.ttl_s
-                        return int(taken.version)
+                        return int(taken)
             except TimedOut:
                 pass  # nobody answered in time; if the lock was taken all the same, it is found to be ours
             left_s = deadline - time.monotonic()
@@ -174,10 +173,22 @@ class LockOperations:
             yield Pause(min(pause_s * random.uniform(0.5, 1.0), left_s))
             pause_s = min(2 * pause_s, LOOK_MAX_S)
 
-    def _write(self, version: int, timeout_s: float | None = None) -> Any:
-        """Make the lock ours, if it still has `version`."""
-        mark = [self._owner, self.ttl_s]
-        return Operations.cas.plan(self._client, self._key, mark, version=version, timeout_s=timeout_s)
+    # A lock is read at its primary and written as it is, whatever way its client has of reading and encoding.
+
+    def _look(self, timeout_s: float | None = None) -> One[Entry | None]:
+        def finish(answer: Answer, name_of: NameOf) -> Entry | None:
+            value = TYPED.decode(answer.value)
+            return None if value is None else Entry(self._key, value, answer.version, name_of(answer.source))
+
+        return One(wire.GET, self._key, finish, timeout_s=timeout_s)
+
+    def _write(self, version: int, timeout_s: float | None = None) -> One[int | None]:
+        """Make the lock ours, if it still has `version`; the new one, or None."""
+        mark = TYPED.encode([self._owner, self.ttl_s])
+        return One(
+            wire.PUT_IF_VERSION, self._key, _changed, value=mark, operand=version, timeout_s=timeout_s,
+            ack=wire.ACK_ALL,
+        )  # fmt: skip
 
     def _is_ours(self, entry: Entry | None) -> bool:
         return entry is not None and isinstance(entry.value, list) and entry.value[:1] == [self._owner]
@@ -194,14 +205,16 @@ class LockOperations:
             now_s = time.monotonic()
             renewed = yield self._write(self._version)
             if renewed is not None:
-                self._version, self._until_s = renewed.version, now_s + self.ttl_s
+                self._version, self._until_s = renewed, now_s + self.ttl_s
                 return
             yield from self._find_again()
 
     def _release_steps(self) -> Generator[Step, Any, None]:
         self._check_taken()
         while True:
-            gone = yield Operations.delete.plan(self._client, self._key, if_version=self._version)
+            gone = yield One(
+                wire.DELETE_IF_VERSION, self._key, _changed, operand=self._version, ack=wire.ACK_ALL
+            )
             if gone is not None:
                 self.token = None
                 return
@@ -210,7 +223,7 @@ class LockOperations:
     def _find_again(self) -> Generator[Step, Any, None]:
         """The lock has another version than we know: ours, if an earlier call was done without our being told so.
         Raises LockLost if it is not."""
-        entry = yield Operations.entry.plan(self._client, self._key)
+        entry = yield self._look()
         if not self._is_ours(entry):
             self.token = None
             raise LockLost(f"the lock {self.name!r} is not ours any more: its {self.ttl_s:g} s were over")
@@ -219,6 +232,20 @@ class LockOperations:
     def _check_taken(self) -> None:
         if self.token is None:
             raise UsageError(f"the lock {self.name!r} is not held: acquire() it first")
+
+
+def _changed(answer: Answer, _: NameOf) -> int | None:
+    """The new version; None where the condition did not hold."""
+    return None if answer.status else answer.version
+
+
+def _patience(timeout_s: float | None, usual_s: float) -> float:
+    """How long somebody is ready to wait. Raises UsageError."""
+    if timeout_s is None:
+        return usual_s
+    if not isinstance(timeout_s, int | float) or not timeout_s >= 0:
+        raise UsageError(f"timeout_s is {timeout_s!r}, it must be a number of seconds, 0 or more")
+    return timeout_s
 
 
 class Lock(LockOperations, Blocking):
@@ -240,7 +267,7 @@ class Lock(LockOperations, Blocking):
             return
         try:
             self.release()
-        except LockLost:
+        except ZkvError:
             if kind is None:  # an error on its way is the better one to see
                 raise
 
@@ -269,7 +296,7 @@ class AsyncLock(LockOperations, Awaiting):
             return
         try:
             await self.release()
-        except LockLost:
+        except ZkvError:
             if kind is None:
                 raise
 

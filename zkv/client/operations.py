@@ -387,7 +387,7 @@ def _checked(key: Key) -> Key:
 def _checked_keys(keys: Sequence[Key]) -> Sequence[Key]:
     if isinstance(keys, str | bytes):
         raise UsageError(f"keys are a sequence of keys, not one: write [{keys!r}]")
-    keys = keys if isinstance(keys, list) else list(keys)
+    keys = list(keys)  # the caller's may change before the call is over
     check_keys(keys)
     return keys
 

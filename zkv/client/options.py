@@ -10,6 +10,8 @@ from zkv.core.settings import DEFAULT_MANAGER, ClusterSettings
 from zkv.errors import UsageError
 from zkv.values import RAW, TYPED, Codec
 
+COUNTED: Final = ("requests", "operations", "retries", "hedges", "hedged operations")
+"""What `stats` tells."""
 TIMEOUT_LIMIT_S: Final = 120.0
 """Longest deadline of a call: replicas remember a write for longer than that (`session_ttl_ms`)."""
 
@@ -80,4 +82,4 @@ def checked_timeout(timeout_s: float) -> float:
     return float(timeout_s)
 
 
-__all__ = ["READ_OPS", "TIMEOUT_LIMIT_S", "Configured", "checked_timeout", "documented"]
+__all__ = ["COUNTED", "READ_OPS", "TIMEOUT_LIMIT_S", "Configured", "checked_timeout", "documented"]

@@ -144,16 +144,17 @@ def run_with(face: type, runner: Callable[[Any, Any], Any]) -> None:
     for name in dir(face):
         found = next((vars(base)[name] for base in face.__mro__ if name in vars(base)), None)
         if isinstance(found, Operation):
-            setattr(face, name, _method(found, runner))
+            setattr(face, name, _method(found, runner, f"{face.__qualname__}.{name}"))
 
 
-def _method(one: Operation[..., Any], runner: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+def _method(one: Operation[..., Any], runner: Callable[[Any, Any], Any], name: str) -> Callable[..., Any]:
     plan = one.plan
 
     @wraps(plan)
     def method(self: Any, /, *arguments: Any, **options: Any) -> Any:
         return runner(self, plan(self, *arguments, **options))
 
+    method.__qualname__, method.__name__ = name, name.rpartition(".")[2]
     return method
 
 

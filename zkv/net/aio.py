@@ -9,6 +9,7 @@ times slower).
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ import zmq
 from zkv.core import wire
 from zkv.core.client.calls import Call
 from zkv.core.node.local import Address
-from zkv.errors import ClosedError, UsageError
+from zkv.errors import ClosedError, Unavailable, UsageError
 from zkv.net.client import CALLS_LIMIT, ClientHost
 from zkv.net.clock import now_ms
 
@@ -37,6 +38,9 @@ class AsyncConnection(ClientHost):
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self.pid = os.getpid()
+        self.condemned = False
+        """Whether an exception ended a turn in its middle."""
 
     async def perform(
         self, op: int | bytes, keys: Sequence[Any], values: Sequence[Any] | None, operands: Sequence[int] | None,
@@ -66,7 +70,12 @@ class AsyncConnection(ClientHost):
         if self._loop is not None and not self._loop.is_closed():
             raise UsageError("this client belongs to another event loop: make one for each loop")
         self._loop = loop
-        self._watched.clear()  # a loop that is closed watches nothing any more
+        # A loop that is closed watches nothing any more, and nobody waits in it.
+        self._watched.clear()
+        self._scheduled, self._timer = False, None
+        for call in list(self._futures):
+            self.core.abandon(call)
+        self._futures.clear()
 
     def _schedule(self) -> None:
         if not self._scheduled:
@@ -79,6 +88,20 @@ class AsyncConnection(ClientHost):
         self._scheduled = False
         if self._closed:
             return
+        try:
+            self._take_turns()
+        except BaseException as error:
+            # Nobody knows what state the core is in: it is of no more use.
+            self.condemned = True
+            for future in self._futures.values():
+                if not future.done():
+                    failure = Unavailable("the connection failed in the middle of a turn", outcome_unknown=True)
+                    failure.__cause__ = error
+                    future.set_exception(failure)
+            self.close()
+            raise
+
+    def _take_turns(self) -> None:
         poll, drain, core = self.links.poller.poll, self.links.drain, self.core
         first = True
         for _ in range(ROUNDS):
@@ -135,3 +158,7 @@ class AsyncConnection(ClientHost):
                 if not future.done():
                     future.set_exception(ClosedError("this client was closed meanwhile", outcome_unknown=True))
         super().close()
+
+
+of_parents: Final[list[AsyncConnection]] = []
+"""Connections of the process that this one was forked from, kept: their destructors belong there."""

@@ -1,10 +1,14 @@
 """The host of a blocking client: sockets and a clock around `zkv.core.client.client.ClientCore`, shared by threads.
 
-There is no thread of its own. Of the threads that wait for results one *drives*: it polls, and takes turns of the core
-for everybody. The others leave their operations in an inbox, wake the driver if it sleeps, and sleep until their
-results are there, or until the driver, whose own call is done, passes the wheel to one of them. So a lone thread pays
-for no other, and operations of many threads go out together because they wait together (the leader/followers pattern
-of Schmidt et al., POSA2, with the batching of a group commit).
+There is no thread of its own. Of the threads that wait for results one has the *wheel*: it polls, and takes turns of
+the core for everybody. The others leave their operations in an inbox, wake the driver if it sleeps, and sleep until
+their results are there, or until the driver, whose own call is done, wakes one of them to take the wheel. So a lone
+thread pays for no other, and operations of many threads go out together because they wait together (the
+leader/followers pattern of Schmidt et al., POSA2, with the batching of a group commit).
+
+A signal handler may raise at any line. Therefore the wheel names its owner and is taken and freed in one step each; who
+leaves does so twice, in case the first time is interrupted; sleepers look after themselves now and then; and an
+exception in the middle of a turn condemns the whole connection, as nobody knows what state its core is in.
 
 Between calls nothing runs: broadcasts wait in the subscription's queue and are read first when the next call begins;
 should the queue have overflowed, a version gap shows and the map is pulled.
@@ -22,10 +26,10 @@ from typing import Any, Final, TypeVar
 import zmq
 
 from zkv.core import wire
-from zkv.core.client.calls import TIMED_OUT, Call, Failure
+from zkv.core.client.calls import Call
 from zkv.core.client.client import ClientCore
 from zkv.core.node.local import MANAGER, Address
-from zkv.errors import ClosedError, UsageError
+from zkv.errors import ClosedError, TimedOut, Unavailable, UsageError
 from zkv.net.clock import now_ms
 from zkv.net.links import Context, Links
 
@@ -33,6 +37,10 @@ CALLS_LIMIT: Final = 100_000
 """Calls of one client under way."""
 
 
+TICK_S: Final = 0.25
+"""A sleeping thread looks at least so often whether it was forgotten."""
+GRACE_MS: Final = 2000.0
+"""A call whose deadline has passed for so long, and that nobody ended, is given up by its own thread."""
 STALE_MS: Final = 20.0
 """After so long without a call, what came meanwhile is read before anything is sent."""
 
@@ -94,22 +102,30 @@ def connected(kind: type[H], manager: str, **options: Any) -> H:
 class _Waiter:
     """A call of one thread."""
 
-    __slots__ = ("arguments", "call", "given_up", "promoted", "signal")
+    __slots__ = ("arguments", "call", "deadline_ms", "given_up", "signal", "thread")
 
-    def __init__(self, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, arguments: tuple[Any, ...], deadline_ms: float) -> None:
         self.arguments = arguments
+        self.deadline_ms = deadline_ms
         self.call: Call | None = None
         self.given_up = False
-        """Its thread was interrupted, and waits no more."""
-        self.promoted = False
-        """Its thread is to drive from here on."""
+        """Its thread waits no more."""
+        self.thread = threading.get_ident()
         self.signal = threading.Lock()
         """Held while there is nothing to wake up for."""
         self.signal.acquire()
 
     @property
     def done(self) -> bool:
+        """Whether its results are there."""
         return self.call is not None and self.call.done
+
+    def wake(self) -> None:
+        """Have its thread look again."""
+        try:
+            self.signal.release()
+        except RuntimeError:
+            pass  # it is awake
 
 
 class Connection(ClientHost):
@@ -117,18 +133,21 @@ class Connection(ClientHost):
 
     def __init__(self, manager: str, **options: Any) -> None:
         super().__init__(manager, **options)
-        self._driving = threading.Lock()
-        """Held by the thread that drives."""
-        self._waking = threading.Lock()
-        """Held for the few steps in which a sleeping thread is woken or gives up."""
+        self._wheel: dict[int, _Waiter] = {}
+        """At 0 the one that drives; setdefault takes it, and pop frees it, in one step that nothing can interrupt."""
         self._inbox: deque[_Waiter] = deque()
         self._waiters: dict[Call, _Waiter] = {}
-        """Calls under way."""
+        """Calls under way. Changed by the driver alone."""
         self._polling = False
         """Whether the driver may be asleep."""
+        self._in_turn = False
+        """Whether the core and its sockets are between two states."""
         self._polled_ms = float("-inf")
         """When a turn was taken last."""
         self._closing = False
+        self._shut = False
+        self.condemned = False
+        """Whether an exception ended a turn in its middle: this connection is of no more use."""
         self._bell, self._ringer = socket.socketpair()
         self._bell_fd = self._bell.fileno()
         self._bell.setblocking(False)
@@ -139,119 +158,126 @@ class Connection(ClientHost):
         self, op: int | bytes, keys: Sequence[Any], values: Sequence[Any] | None, operands: Sequence[int] | None,
         timeout_ms: float, ack: int = wire.ACK_DEFAULT,
     ) -> Call:  # fmt: skip
-        """Run one call to its end: answers and failures. Called by any thread."""
-        started_ms = now_ms()
-        waiter = _Waiter((op, keys, values, started_ms, started_ms + timeout_ms, ack, operands))
+        """Run one call to its end: answers and failures. Called by any thread.
+
+        Raises ClosedError if the client is closed meanwhile, Unavailable if the connection is condemned.
+        """
+        if self._is_mine():
+            raise UsageError("a signal handler cannot use the client whose call it interrupted")
         if len(self._waiters) + len(self._inbox) >= CALLS_LIMIT:
             raise UsageError(f"this client has {CALLS_LIMIT} calls under way already")
-        self._inbox.append(waiter)
-        if self._driving.acquire(blocking=False):
-            self._drive(waiter)
-        else:
-            if self._polling:
-                self._ring()
-            # The driver may have left in between, without seeing what came into the inbox.
-            if self._driving.acquire(blocking=False):
-                self._drive(waiter)
-            else:
-                self._sleep(waiter)
+        started_ms = now_ms()
+        deadline_ms = started_ms + timeout_ms
+        waiter = _Waiter((op, keys, values, started_ms, deadline_ms, ack, operands), deadline_ms)
+        try:
+            try:
+                self._inbox.append(waiter)
+                while not waiter.done:
+                    if self._wheel.setdefault(0, waiter) is waiter:
+                        self._drive(waiter)
+                    else:
+                        self._sleep(waiter)
+            finally:
+                self._leave(waiter)
+        finally:
+            self._leave(waiter)  # again: a signal may have ended the first
         assert waiter.call is not None
         return waiter.call
+
+    def _is_mine(self) -> bool:
+        """Whether this very thread drives: then this is a signal handler, or a finalizer."""
+        driver = self._wheel.get(0)
+        return driver is not None and driver.thread == threading.get_ident()
 
     # --- the driver ------------------------------------------------------------------------------------------------
 
     def _drive(self, waiter: _Waiter) -> None:
-        """Take turns until this thread's own call is done; then pass the wheel on."""
-        try:
-            started_ms = now_ms()
-            # What waits since the last call, broadcasts above all, is looked at first, unless that was just now.
-            self._turn(0.0 if started_ms - self._polled_ms > STALE_MS else None)
-            while not waiter.done:
-                self._turn(self.core.next_wake_ms - now_ms())
-        except BaseException:
-            waiter.given_up = True
-            if waiter.call is not None:
-                self.core.abandon(waiter.call)
-                self._waiters.pop(waiter.call, None)
-            raise
-        finally:
-            self._pass_on()
+        """Take turns until this thread's own call is done."""
+        # What waits since the last call, broadcasts above all, is looked at first, unless that was just now.
+        self._turn(0.0 if now_ms() - self._polled_ms > STALE_MS else None)
+        while not waiter.done:
+            self._turn(self.core.next_wake_ms - now_ms())
 
     def _turn(self, timeout_ms: float | None) -> None:
         """Wait for frames, at most so long (None: don't look at all), and take one step."""
-        if self._closing:
-            raise ClosedError("this client was closed meanwhile", outcome_unknown=True)
-        frames: list[tuple[Address, bytes]] = []
+        self._check()
+        events = []
         if timeout_ms is not None:
             self._polling = True
             # Whoever puts something into the inbox from here on rings; what is there by now must not wait.
             wait_ms = 0 if self._inbox or timeout_ms <= 0 else int(timeout_ms) + 1
             events = self.links.poller.poll(wait_ms)
             self._polling = False
-            if events:
-                self.links.drain(events, frames)
-                if any(ready == self._bell_fd for ready, _ in events):
-                    self._hush()
+        self._in_turn = True
+        frames: list[tuple[Address, bytes]] = []
+        if events:
+            self.links.drain(events, frames)
+            if any(ready == self._bell_fd for ready, _ in events):
+                self._hush()
         while self._inbox:
             self._take(self._inbox.popleft())
         self._polled_ms = now_ms()
         self.send(self.core.step(frames, self._polled_ms))
         for call in self.core.finished:
-            waiter = self._waiters.pop(call, None)
-            if waiter is not None:
-                waiter.signal.release()
+            ended = self._waiters.pop(call, None)
+            if ended is not None:
+                ended.wake()
+        self._in_turn = False
 
     def _take(self, waiter: _Waiter) -> None:
+        """Start a call, or forget one whose thread has left."""
         if waiter.given_up:
             if waiter.call is not None:
                 self.core.abandon(waiter.call)
                 self._waiters.pop(waiter.call, None)
-            return
-        waiter.call = self.core.submit(*waiter.arguments)
-        self._waiters[waiter.call] = waiter
+        elif waiter.call is None:
+            waiter.call = self.core.submit(*waiter.arguments)
+            self._waiters[waiter.call] = waiter
 
-    def _pass_on(self) -> None:
-        """Have another thread drive, if one waits; otherwise whoever comes next will."""
-        while True:
-            with self._waking:
-                for waiter in (*self._waiters.values(), *self._inbox):
-                    if not waiter.given_up and not waiter.promoted and not waiter.done:
-                        waiter.promoted = True
-                        waiter.signal.release()
-                        return
-            self._driving.release()
-            # Somebody may have put something into the inbox, and found us still driving.
-            if not any(not waiter.given_up for waiter in self._inbox) or not self._driving.acquire(blocking=False):
-                return
+    def _check(self) -> None:
+        """Raise where no turn may be taken any more."""
+        if self._closing:
+            raise ClosedError("this client was closed meanwhile", outcome_unknown=True)
+        if self.condemned:
+            raise Unavailable("another thread was interrupted in the middle of the connection", outcome_unknown=True)
+
+    def _leave(self, waiter: _Waiter) -> None:
+        """This thread is through: free the wheel if it has it, and have another take it."""
+        if not waiter.done and not waiter.given_up:
+            waiter.given_up = True
+            self._inbox.append(waiter)  # the driver is to forget it
+        if self._wheel.get(0) is not waiter:
+            return
+        if self._in_turn:
+            self.condemned = True
+        self._polling = False
+        if self._closing or self.condemned:
+            self._close_sockets()
+            sleepers = [*self._waiters.values(), *tuple(self._inbox)]
+        else:
+            sleepers = [one for one in list(self._waiters.values()) if not one.done and not one.given_up][:1]
+        self._wheel.pop(0, None)
+        # Somebody may have put something into the inbox, and found us still driving.
+        for other in (*sleepers, *tuple(self._inbox)[:1]):
+            other.wake()
 
     # --- those who sleep -------------------------------------------------------------------------------------------
 
     def _sleep(self, waiter: _Waiter) -> None:
-        """Wait for the results, or for the wheel."""
-        try:
-            waiter.signal.acquire()
-        except BaseException:
-            with self._waking:
-                waiter.given_up = True
-                promoted = waiter.promoted
-            if promoted:
-                self._pass_on()
-            else:
-                self._inbox.append(waiter)  # the driver is to forget it
-                self._ring()
-            raise
-        if not waiter.done:
-            if self._closing and not waiter.promoted:
-                raise ClosedError("this client was closed meanwhile", outcome_unknown=True)
-            self._drive(waiter)
-        elif waiter.promoted:
-            self._pass_on()
+        """Wait for the results, or for the wheel to be free, or look again in a while."""
+        self._check()
+        if self._polling and waiter.call is None:
+            self._ring()
+        left_ms = waiter.deadline_ms - now_ms()
+        if left_ms < -GRACE_MS:
+            raise TimedOut("no answer, and nobody ended this call in time")
+        waiter.signal.acquire(timeout=TICK_S)
 
     def _ring(self) -> None:
         try:
             self._ringer.send(b"\0")
-        except BlockingIOError:
-            pass  # it rings already
+        except OSError:
+            pass  # it rings already, or is closed by now
 
     def _hush(self) -> None:
         try:
@@ -260,6 +286,8 @@ class Connection(ClientHost):
         except BlockingIOError:
             pass
 
+    # --- the end ---------------------------------------------------------------------------------------------------
+
     def leave_to_parent(self) -> None:
         """In a forked child: let go of what can be let go of. The context and its sockets are the parent's."""
         self._bell.close()
@@ -267,15 +295,25 @@ class Connection(ClientHost):
         _of_parents.append(self)
 
     def close(self) -> None:
-        """Close every socket, once nobody drives; calls under way in other threads end with ClosedError."""
+        """Close every socket; calls under way in other threads end with ClosedError."""
         self._closing = True
-        self._ring()
-        with self._driving:
-            for waiter in (*self._waiters.values(), *self._inbox):
-                if not waiter.done and waiter.call is not None:
-                    waiter.call.failures[0] = Failure(TIMED_OUT, "the client was closed meanwhile", unknown=True)
-                    waiter.call.open = 0
-                waiter.signal.release()
+        if self._is_mine():
+            return  # the call that this interrupted closes them on its way out
+        closer = _Waiter((), now_ms())
+        closer.given_up = True
+        while self._wheel.setdefault(0, closer) is not closer:
+            self._ring()
+            closer.signal.acquire(timeout=0.01)
+        try:
+            self._leave(closer)
+        finally:
+            self._leave(closer)
+
+    def _close_sockets(self) -> None:
+        """Once, by whoever has the wheel."""
+        if not self._shut:
+            self._shut = True
+            self._ring()
             self.links.poller.unregister(self._bell)
             self._bell.close()
             self._ringer.close()

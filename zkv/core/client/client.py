@@ -485,8 +485,9 @@ class ClientCore:
         for status, text in FINAL.items():
             if status in statuses:
                 for place, index in enumerate(current.indices):
-                    if statuses[place] == status and index in batch.open():
-                        failure = self._failure(TIMED_OUT, text, batch, index, unknown=True)
+                    if statuses[place] == status and index in (batch.left or ()):
+                        unknown = batch.op_at(index) in wire.WRITES
+                        failure = self._failure(TIMED_OUT, text, batch, index, unknown=unknown)
                         batch.fail(index, failure, self.finished)
         again = [index for index in again if batch.left is None or index in batch.left]
         if again and current.op in wire.REPLICA_READS:
