@@ -89,7 +89,6 @@ def test_a_pipeline_queues_what_a_client_does_with_one_key(pipeline: type) -> No
         assert inspect.getdoc(getattr(pipeline, name)) == inspect.getdoc(getattr(Client, name)), name
 
 
-@pytest.mark.xfail(reason="functools.wraps leaves the name and the result of the plan")
 @pytest.mark.parametrize("face", [face for pair in PAIRS[:2] for face in pair])
 def test_what_introspection_says_of_methods(face: type) -> None:
     """As `help()` and editors show them: by the name they are called by, with the result that comes back."""
