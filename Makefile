@@ -22,12 +22,13 @@ demo: $(STAMP) ## Start 5 nodes, write, kill a primary under load, read everythi
 	@$(PY) launch/demo.py
 
 test: lint ## Run ruff, mypy and all tests (about 5 minutes)
-	@ZKVTEST_FULL=1 $(PY) -m pytest $(PYTEST) tests
+	@$(PY) -m pytest $(PYTEST) tests
 
 traces: $(STAMP) ## Print the four traces: each command and what came back
 	@$(PY) launch/traces.py
 
-prove: $(STAMP) ## Simulate many more seeds than the tests do (SEEDS=5000 JOBS=2)
+prove: $(STAMP) ## Run the slow tests, and simulate many more seeds than the tests do (SEEDS=5000 JOBS=2)
+	@ZKVTEST_FULL=1 $(PY) -m pytest -m slow tests
 	@$(PY) -m zkv.sim --first-seed 100000 --seeds $(SEEDS) --jobs $(JOBS)
 
 bench: $(STAMP) ## Run every experiment, write results/ (about an hour; has a use for redis-server)

@@ -230,13 +230,7 @@ def test_paused_primary_is_passed_over_and_returns(local_cluster: Make) -> None:
     "duration_s",
     [
         2.0,  # more than three leases
-        pytest.param(
-            60.0,
-            marks=[
-                pytest.mark.slow,
-                pytest.mark.skipif(not os.environ.get("ZKVTEST_FULL"), reason="a minute; ZKVTEST_FULL=1 runs it"),
-            ],
-        ),
+        pytest.param(60.0, marks=pytest.mark.slow),
     ],
 )
 def test_the_cluster_goes_on_without_its_manager(local_cluster: Make, duration_s: float) -> None:

@@ -169,6 +169,7 @@ def test_alone(zkv_cluster):
     assert len(set(clusters(run))) == 2
 
 
+@pytest.mark.slow
 def test_a_shared_cluster_that_is_not_as_it_was_is_replaced(run: pytest.Pytester) -> None:
     text = """
 import signal
@@ -214,6 +215,7 @@ def test_shared(zkv_cluster):
     assert len({one, two, three, four, two_again}) == 5
 
 
+@pytest.mark.slow
 def test_the_documentation(run: pytest.Pytester) -> None:
     """docs/TESTING.md: its examples run."""
     text = (Path(__file__).parents[2] / "docs" / "TESTING.md").read_text(encoding="utf-8")

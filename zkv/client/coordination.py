@@ -226,7 +226,8 @@ class LockOperations:
         entry = yield self._look()
         if not self._is_ours(entry):
             self.token = None
-            raise LockLost(f"the lock {self.name!r} is not ours any more: its {self.ttl_s:g} s were over")
+            why = f"its {self.ttl_s:g} s were over, and somebody else took it"
+            raise LockLost(f"the lock {self.name!r} is not ours any more: {why}")
         self._version = entry.version
 
     def _check_taken(self) -> None:

@@ -41,7 +41,10 @@ def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     assert not files, f"files are left: {files}"
 
 
-@pytest.fixture(scope="module", params=FACES)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name == "uvloop" else ()) for name in FACES],
+)
 def face(request: pytest.FixtureRequest) -> Face:
     """A way of using zkv; each test is run with all of them."""
     if importlib.util.find_spec(request.param) is None and request.param != "blocking":
