@@ -137,3 +137,11 @@ def test_results_that_are_forgotten_make_room(monkeypatch: pytest.MonkeyPatch) -
     assert session is not None
     assert not any(record.forgetful for record in session.records.values())
     assert len(sessions._bulky) < 30
+
+
+def test_lone_results_leave_nothing_behind() -> None:
+    """Found by attack: the names of forgotten records were kept until their results would have filled the bound."""
+    sessions = Sessions(1000)
+    for batch in range(1, 20_000):
+        sessions.remember(1, batch, batch, None, [0], [batch], 0.0, [batch])
+    assert len(sessions._bulky) <= 2 * module.BULKY_SPARE

@@ -258,7 +258,8 @@ class Connection(ClientHost):
             sleepers = [one for one in list(self._waiters.values()) if not one.done and not one.given_up][:1]
         self._wheel.pop(0, None)
         # Somebody may have put something into the inbox, and found us still driving.
-        for other in (*sleepers, *tuple(self._inbox)[:1]):
+        newcomers = [one for one in tuple(self._inbox) if not one.given_up]
+        for other in (*sleepers, *newcomers[:1]):
             other.wake()
 
     # --- those who sleep -------------------------------------------------------------------------------------------

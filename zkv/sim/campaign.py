@@ -97,6 +97,7 @@ class Campaign:
         world.clockwork.after(self.rng.expovariate(1 / self.fault_ms), self._fault)
         world.run(world.clockwork.now_ms + storm_ms)
         self._calm()
+        self._check_ended()
         self._finish()
         world.history.check()
         for process in world.nodes.values():
@@ -420,6 +421,12 @@ class Campaign:
         world.run(world.clockwork.now_ms + CALM_MS)
         # A pause or a cut that was still to end has ended by now, but for those who began after the last.
         world.network.heal()
+
+    def _check_ended(self) -> None:
+        """Every call has come to its end by now: their deadlines have passed."""
+        for client in self.clients:
+            if client.calls or client.core._calls:
+                raise Violation(f"{client.pid} has {len(client.calls)} calls that never end")
 
     def _finish(self) -> None:
         """A new client reads every key: nothing acknowledged may be missing, and all must answer."""

@@ -248,20 +248,22 @@ class Loose:
 
     def take(self, most: int, most_bytes: int) -> Loose:
         """The first that fit into one batch; they wait no more."""
-        taken = len(next(cut(range(len(self)), self.values or None, most, most_bytes)))
         first = Loose()
+        if not self.calls:
+            return first
+        taken = len(next(cut(range(len(self)), self.values or None, most, most_bytes)))
         for name in self.__slots__:
             column = getattr(self, name)
             setattr(first, name, column[:taken])
             del column[:taken]
         return first
 
-    def without(self, call: Call) -> Loose:
-        """Those of other calls."""
+    def of_open_calls(self) -> Loose:
+        """Those that somebody still waits for."""
         kept = Loose()
-        for other, place, shard in zip(self.calls, self.places, self.shards, strict=True):
-            if other is not call:
-                kept.add(other, place, shard)
+        for call, place, shard in zip(self.calls, self.places, self.shards, strict=True):
+            if call.open:
+                kept.add(call, place, shard)
         return kept
 
 

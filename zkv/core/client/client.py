@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -60,7 +60,7 @@ PULL_MS: Final = 50.0
 MANAGER_MS: Final = 200.0
 FINAL: Final = {
     wire.EXPIRED: "the session expired on the server",
-    wire.OVERTAKEN: "it was done, and its answer is lost",
+    wire.OVERTAKEN: "its answer is lost: an earlier try has come to it",
 }
 """Statuses after which nothing can be learned any more, whatever is tried."""
 
@@ -95,8 +95,8 @@ class ClientCore:
         """Batches of writes that may still be asked about, lowest first (SAFETY 24)."""
         self._requests = 0
         self._links: dict[int, Link] = {}
-        self._waiting: list[tuple[float, Batch, list[int]]] = []
-        """(due, batch, indices) to be tried again."""
+        self._waiting: list[tuple[float, Batch, list[int], bool]] = []
+        """(due, batch, indices, whether they were never sent) to be tried again."""
         self._budget = RetryBudget()
         self._hedging = hedging
         self._chooser = Chooser(rng, sticky=client if sticky else None)
@@ -165,8 +165,6 @@ class ClientCore:
                 self._route_loose(call)
             if not call.open:
                 self.finished.append(call)  # it had no operations
-        if self._hopeless and any(map(self._is_hopeless, fresh)):
-            self._pull_map(MANAGER)  # unless the manager knows better they fail with its answer
 
     def _route_loose(self, call: Call) -> None:
         """Put the operations of a small call where the next message to their node takes them along."""
@@ -277,26 +275,31 @@ class ClientCore:
                     self._pull_map(MANAGER)  # it does not answer: perhaps it is no longer there
                 self._ping(boot, link)
             return
+        # Small calls first: large ones would keep the window full.
+        for kind in list(link.loose):
+            if self._may_share(link, kind) and (attempt := self._gather(link, kind)) is not None:
+                self._send_try(boot, link, attempt)
         while link.queue and len(link.tries) < WINDOW:
             self._send_try(boot, link, link.queue.pop(0))
-        for kind in list(link.loose):
-            if len(link.tries) >= WINDOW:
-                break
-            if self._may_share(link, kind):
-                self._send_try(boot, link, self._gather(link, kind))
 
     def _may_share(self, link: Link, kind: Kind) -> bool:
         """Whether operations of `kind` need not wait for those before them."""
         under_way = [one.sent_ms for one in link.tries.values() if one.kind == kind]
-        return len(under_way) < SHARED_WINDOW or self._now_ms - under_way[-1] >= HOLD_MS
+        if len(under_way) < SHARED_WINDOW:
+            return True
+        return len(under_way) < WINDOW and self._now_ms - under_way[-1] >= HOLD_MS
 
-    def _gather(self, link: Link, kind: Kind) -> Try:
-        """Make a batch of the operations that wait."""
+    def _gather(self, link: Link, kind: Kind) -> Try | None:
+        """Make a batch of the operations that wait; None if nobody waits for them any more."""
         loose = link.loose[kind]
+        if not all(call.open for call in loose.calls):
+            loose = link.loose[kind] = loose.of_open_calls()
         if len(loose) > BATCH_OPS or loose.values:
             loose = loose.take(BATCH_OPS, BATCH_BYTES)
         if loose is link.loose[kind] or not link.loose[kind]:
             del link.loose[kind]
+        if not loose:
+            return None
         batch = Batch(
             kind.op, kind.ack, loose.places, loose.shards, loose.keys, loose.values or None, loose.operands or None,
             calls=loose.calls, spread=kind.spread,
@@ -363,6 +366,8 @@ class ClientCore:
             others = [boot for boot in readers if boot != asked]
             if others:
                 boot = self._chooser.choose(shard, others, self._links)
+                if (link := self._links.get(boot)) is not None and link.broken:
+                    continue  # there it would wait, and be in the way of whoever answers
                 stale = batch.op == wire.GET_STALE
                 op = wire.GET_STALE if stale else wire.GET if boot == self._primaries[shard] else wire.GET_ANY
                 by_target[boot, op].append(index)
@@ -373,6 +378,25 @@ class ClientCore:
         hedge = self._new_try(batch, op, indices)
         hedge.hedged = True
         return hedge
+
+    def _rescue_reads(self) -> None:
+        """Reads that wait for a replica which gives no sign of life go elsewhere: others can answer them as well."""
+        for boot, link in list(self._links.items()):
+            if link.pinged_ms is None or not link.waiting or self._now_ms - link.pinged_ms < REPLICA_TRY_MS:
+                continue
+            for kind in [kind for kind in link.loose if kind.spread]:
+                loose = link.loose.pop(kind)
+                for call, place, shard in zip(loose.calls, loose.places, loose.shards, strict=True):
+                    if call.open:
+                        self._add_loose(call, place, shard)  # the choice leaves silent ones out, unless all are
+            stuck = [one for one in link.queue if one.op in wire.REPLICA_READS and not self._is_primary(boot, one)]
+            if stuck:
+                link.queue = [one for one in link.queue if one not in stuck]
+                for one in stuck:
+                    self._try(one.batch, one.still_open())
+
+    def _is_primary(self, boot: int, attempt: Try) -> bool:
+        return all(self._primaries[attempt.batch.shards[index]] == boot for index in attempt.indices)
 
     # --- a turn ----------------------------------------------------------------------------------------------------
 
@@ -388,6 +412,7 @@ class ClientCore:
         self._time_out_tries()
         if self._hedging:
             self._hedge()
+        self._rescue_reads()
         self._try_again()
         self._route()
         for boot, link in self._links.items():
@@ -424,7 +449,7 @@ class ClientCore:
 
     def _next_wake_ms(self) -> float:
         wakes = [self._deadline_ms] if self._calls else []
-        wakes += [due_ms for due_ms, _, _ in self._waiting]
+        wakes += [due_ms for due_ms, *_ in self._waiting]
         late_ms = self._chooser.late_ms if self._hedging else float("inf")
         for link in self._links.values():
             for one in link.tries.values():
@@ -435,6 +460,8 @@ class ClientCore:
                     wakes.append(one.sent_ms + HOLD_MS)
             if link.broken and self._calls and (link.waiting or link.pinged_ms is not None):
                 wakes.append(link.hello_ms + HELLO_MS)
+                if link.pinged_ms is not None and self._now_ms < link.pinged_ms + REPLICA_TRY_MS:
+                    wakes.append(link.pinged_ms + REPLICA_TRY_MS)
         if self._calls and not self.map.version:
             wakes.append(self._asked_manager_ms + MANAGER_MS)
         if self._calls and any(link.pinged_ms is not None for link in self._links.values()):
@@ -491,9 +518,9 @@ class ClientCore:
                         batch.fail(index, failure, self.finished)
         again = [index for index in again if batch.left is None or index in batch.left]
         if again and current.op in wire.REPLICA_READS:
-            self._waiting.append((self._now_ms, batch, again))  # to the primary, at once
+            self._try(batch, again)  # to the primary, at once: that is no retry, but the way of such reads
         elif again:
-            self._waiting.append((self._now_ms + pause_ms(batch.attempt, self.rng), batch, again))
+            self._waiting.append((self._now_ms + pause_ms(batch.attempt, self.rng), batch, again, False))
 
     def _failure(self, kind: str, text: str, batch: Batch, index: int, *, unknown: bool) -> Failure:
         return verdicts.located(kind, text, batch.shards[index], batch, self.map, unknown=unknown)
@@ -514,7 +541,7 @@ class ClientCore:
             self._lose(source, BACKOFF_MAX_MS)
         elif code == wire.BAD_REQUEST and link is not None and request in link.tries:
             attempt = link.tries.pop(request)
-            batch, under_way = attempt.batch, self._under_way()
+            batch, under_way = attempt.batch, self._under_way((attempt.batch,))
             for index in attempt.still_open():
                 unknown = verdicts.in_doubt(batch, index, under_way)
                 batch.fail(index, self._failure(REFUSED, str(text), batch, index, unknown=unknown), self.finished)
@@ -537,15 +564,17 @@ class ClientCore:
         if not due:
             return
         self._waiting = [item for item in self._waiting if item[0] > self._now_ms]
-        for _, batch, indices in due:
+        for _, batch, indices, unsent in due:
             still_open = [index for index in indices if batch.left is None or index in batch.left]
             if not still_open:
                 continue
-            if self._budget.take(self._now_ms):
+            if unsent:
+                self._try(batch, still_open)
+            elif self._budget.take(self._now_ms):
                 self.counts["retries"] += 1
                 self._try(batch, still_open)
             else:
-                self._waiting.append((self._now_ms + self._budget.wait_ms, batch, still_open))
+                self._waiting.append((self._now_ms + self._budget.wait_ms, batch, still_open, False))
 
     def _time_out_tries(self) -> None:
         silent: dict[int, Link] = {}
@@ -558,7 +587,7 @@ class ClientCore:
                     self._pull_map(MANAGER)
                     if attempt.batch.spread:
                         link.hear_latency(attempt.timeout_ms)
-                    self._waiting.append((self._now_ms, attempt.batch, attempt.still_open()))
+                    self._waiting.append((self._now_ms, attempt.batch, attempt.still_open(), False))
         for boot, link in silent.items():
             self._ping(boot, link)  # a reply may wait for a commit; a greeting is answered at once
 
@@ -580,8 +609,9 @@ class ClientCore:
             return
         for attempt in link.tries.values():
             self._doubt(attempt)
-        for attempt in [*link.tries.values(), *link.queue]:
-            self._waiting.append((self._now_ms + pause_ms, attempt.batch, attempt.still_open()))
+        for attempts, unsent in ((link.tries.values(), False), (link.queue, True)):
+            for attempt in attempts:
+                self._waiting.append((self._now_ms + pause_ms, attempt.batch, attempt.still_open(), unsent))
         self._put_elsewhere(link)
 
     def _put_elsewhere(self, link: Link) -> None:
@@ -589,7 +619,8 @@ class ClientCore:
         waiting, link.loose = link.loose, {}
         for loose in waiting.values():
             for call, place, shard in zip(loose.calls, loose.places, loose.shards, strict=True):
-                self._add_loose(call, place, shard)
+                if call.open:
+                    self._add_loose(call, place, shard)
 
     # --- operations that have no answer ----------------------------------------------------------------------------
 
@@ -609,13 +640,13 @@ class ClientCore:
         silent = link is not None and link.pinged_ms is not None
         return verdicts.expired(call, shard, batch, self.map, unknown=unknown, silent=silent)
 
-    def _under_way(self) -> set[tuple[Batch, int]]:
-        """(batch, index) of every try that has not been answered."""
+    def _under_way(self, batches: Container[Batch]) -> set[tuple[Batch, int]]:
+        """(batch, index) of every try of these batches that has not been answered."""
         return {
             (attempt.batch, index)
             for link in self._links.values()
             for attempt in link.tries.values()
-            if attempt.batch.number
+            if attempt.batch.number and attempt.batch in batches
             for index in attempt.indices
         }
 
@@ -627,7 +658,7 @@ class ClientCore:
             call.open = 0
             self.finished.append(call)
             return
-        under_way = self._under_way()
+        under_way = self._under_way(call.batches if len(call.batches) < 8 else set(call.batches))
         known: dict[tuple[int, Batch | None, bool], Failure] = {}
 
         def failure(shard: int, batch: Batch | None, unknown: bool) -> Failure:
@@ -642,7 +673,13 @@ class ClientCore:
                 batch.fail(index, failure(batch.shards[index], batch, unknown), self.finished)
             if batch.over:
                 self._close(batch)
-        self._fail_loose(lambda other, shard: failure(shard, None, False) if other is call else None)
+        if call.open:  # what is left waits for a message to take it along; there it is passed over from now on
+            shards = len(self.map.shards)
+            for place, key in enumerate(call.keys):
+                if place not in call.answers and place not in call.failures:
+                    call.failures[place] = failure(shard_of(key, shards), None, False)
+            call.open = 0
+            self.finished.append(call)
 
     def _fail_loose(self, why: Callable[[Call, int], Failure | None]) -> None:
         """End operations that still wait for a message to take them along, where there is a reason."""
@@ -650,6 +687,8 @@ class ClientCore:
             for kind, loose in list(link.loose.items()):
                 kept = Loose()
                 for call, place, shard in zip(loose.calls, loose.places, loose.shards, strict=True):
+                    if not call.open:
+                        continue
                     failure = why(call, shard)
                     if failure is None:
                         kept.add(call, place, shard)
@@ -666,16 +705,15 @@ class ClientCore:
     def _open_batches(self) -> dict[Batch, None]:
         return {batch: None for call in self._calls for batch in call.batches if not batch.over}
 
-    def _is_hopeless(self, call: Call) -> bool:
-        """Whether the call wants something of a shard that waiting will not bring back, by the map we have."""
+    def _wants_hopeless(self) -> bool:
+        """Whether some operation wants a shard that waiting will not bring back, by the map we have."""
         hopeless = self._hopeless
         return any(
-            batch.shards[index] in hopeless for batch in call.batches for index in batch.open_of(call)
+            batch.shards[index] in hopeless for batch in self._open_batches() for index in batch.open()
         ) or any(
-            other is call and shard in hopeless
+            not hopeless.keys().isdisjoint(loose.shards)
             for link in self._links.values()
             for loose in link.loose.values()
-            for other, shard in zip(loose.calls, loose.shards, strict=True)
         )
 
     def _fail_hopeless(self) -> None:
@@ -683,8 +721,9 @@ class ClientCore:
         hopeless = self._hopeless
         if not hopeless:
             return
-        under_way = self._under_way()
-        for batch in self._open_batches():
+        open_batches = self._open_batches()
+        under_way = self._under_way(open_batches)
+        for batch in open_batches:
             for index in batch.open():
                 why = hopeless.get(batch.shards[index])
                 if why is not None:
@@ -706,8 +745,8 @@ class ClientCore:
         if self._calls and not self.map.version and self._now_ms - self._asked_manager_ms >= MANAGER_MS:
             self._asked_manager_ms = self._now_ms
             self._send(MANAGER, wire.HELLO, self._now_ms)
-        if self._hopeless and any(map(self._is_hopeless, self._calls)):
-            self._pull_map(MANAGER)
+        if self._hopeless and self._now_ms - self._pulled_ms >= PULL_MS and self._wants_hopeless():
+            self._pull_map(MANAGER)  # unless the manager knows better they fail with its answer
         if self._now_ms - self._accused_ms >= ACCUSE_MS and (accused := self._unreachable()):
             self._accused_ms = self._now_ms
             self._send(MANAGER, wire.ACCUSE, [accused])
@@ -779,7 +818,7 @@ class ClientCore:
                 self._lose(boot)
             else:
                 self._reroute(boot)
-        self._waiting = [(self._now_ms, batch, indices) for _, batch, indices in self._waiting]
+        self._waiting = [(self._now_ms, *rest) for _, *rest in self._waiting]  # type: ignore[misc]
         self._fail_hopeless()
 
     def _reroute(self, boot: int) -> None:
@@ -795,6 +834,6 @@ class ClientCore:
         if moved:
             link.queue = [attempt for attempt in link.queue if attempt not in moved]
             for attempt in moved:
-                self._waiting.append((self._now_ms, attempt.batch, attempt.still_open()))
+                self._waiting.append((self._now_ms, attempt.batch, attempt.still_open(), True))
         if link.loose:
             self._put_elsewhere(link)

@@ -249,7 +249,7 @@ class Filling:
                 part = record.of_shards(fill.group.shards)
                 if part is not None:
                     columns = map(wire.pack_u64, (part.indices or (), part.shards, part.versions))
-                    records.append([batch, *columns, part.results])
+                    records.append([batch, *columns, False if record.forgetful else part.results])
                 if looked >= CHUNK_ENTRIES:
                     yield [client, session.watermark, records], looked
                     records, looked = [], 1

@@ -206,7 +206,7 @@ class Following:
             for batch, *columns in records:
                 *packed, results = columns
                 places, rows_shards, versions = map(wire.unpack_u64, packed)
-                part = SessionPart(places, rows_shards, versions, results)
+                part = SessionPart(places, rows_shards, versions, results or None)
                 kept = [row for row in part.rows() if row[1] in ours]
                 if kept and batch >= session.watermark:
                     ours_alone = SessionPart.of_rows(kept)
@@ -214,6 +214,7 @@ class Following:
                         client, batch, watermark, ours_alone.indices, ours_alone.shards, ours_alone.versions, now_ms,
                         ours_alone.results,
                     )  # fmt: skip
+                    session.record(batch).forgetful |= results is False
 
     def acknowledge(self) -> None:
         """End of the turn: one cumulative acknowledgement a stream, with everything still refused."""

@@ -38,6 +38,8 @@ RETURNING: Final = frozenset((wire.INCR, wire.APPEND, wire.GETSET))
 TURN_BYTES: Final = 4 * 1024 * 1024
 """After so many bytes of requests a batch leaves before its turn ends: none must be too long for the queues."""
 
+PAGES_LIMIT: Final = 64
+"""Pages of keys of one request: each looks at a whole shard."""
 BUSY_MS: Final = 1000.0
 """A node counts as busy for so long after a request: clients that are slowed down must not look like clients gone."""
 
@@ -112,7 +114,10 @@ class Requests:
                 self._parked.append(one)
             else:
                 self._parked_bytes -= len(one.frame)
-                self.handle(one.source, one.header, one.frame, may_wait=False)
+                try:
+                    self.handle(one.source, one.header, one.frame, may_wait=False)
+                except wire.UNPARSABLE:
+                    self.local.fired["malformed frames"] += 1  # it was looked at when it came: the client's error still
         if self._parked:
             wake(self._parked[0].until_ms)
 
@@ -246,6 +251,8 @@ class Requests:
         held.versions, held.values = [0] * count, [None] * count
         full = {peer for peer, stream in self.local.outgoing.items() if stream.full}
         overtaken = self._overtaken(request, record, count)
+        if unknown == wire.MAYBE and isinstance(request.op, bytes):
+            record = None  # of a duplicate nothing is told: a part of it alone would lose the order of the rest
         executed: set[Any] = set()
         chosen = []
         for position, shard in enumerate(held.shards):
@@ -431,8 +438,10 @@ def check_request(settings: ClusterSettings, request: Request, shards: list[int]
     if not 0 < count <= OPS_LIMIT or any(column is not None and len(column) != count for column in columns):
         raise Malformed("columns of different length, or none, or too many")
     kinds = {op} if type(op) is int else set(op) if type(op) is bytes else {None}
-    if not kinds <= (wire.OPERATIONS if len(kinds) == 1 else wire.MIXABLE):
+    if not kinds <= (wire.MIXABLE if type(op) is bytes else wire.OPERATIONS):
         raise Malformed(f"operation {op!r} is unknown, or does not go with others")
+    if op == wire.KEYS and count > PAGES_LIMIT:
+        raise Malformed(f"at most {PAGES_LIMIT} pages of keys are made for one request")
     if not set(map(type, keys)) <= {str, bytes} or _longest(keys, settings.key_limit_bytes) > settings.key_limit_bytes:
         raise Malformed(f"a key is neither str nor bytes, or longer than {settings.key_limit_bytes} bytes")
     if max(shards) >= settings.shards or (op != wire.KEYS and shard_of(keys[0], settings.shards) != shards[0]):

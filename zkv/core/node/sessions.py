@@ -28,6 +28,7 @@ SESSIONS_LIMIT: Final = 100_000
 RESULTS_BYTES: Final = 64 * 1024 * 1024
 """Of results beside versions (counters, former values). Beyond it the oldest are given up: their writes are known to be
 done, and what they returned is not known any more."""
+BULKY_SPARE: Final = 1024
 
 
 class SessionPart(NamedTuple):
@@ -153,7 +154,7 @@ class Session:
 class Sessions:
     """All sessions of one node. Ordered by last use, so that expiry looks only at what expires."""
 
-    __slots__ = ("_bulky", "_bulky_bytes", "_table", "ttl_ms")
+    __slots__ = ("_bulky", "_bulky_bytes", "_bulky_most", "_table", "ttl_ms")
 
     def __init__(self, ttl_ms: float) -> None:
         self.ttl_ms = ttl_ms
@@ -162,6 +163,8 @@ class Sessions:
         """(client, batch) of records with results, oldest first; some may be forgotten by now."""
         self._bulky_bytes = 0
         """At least what the results of these take."""
+        self._bulky_most = BULKY_SPARE
+        """Names beyond which those of forgotten records are looked for."""
 
     def __len__(self) -> int:
         return len(self._table)
@@ -204,7 +207,7 @@ class Sessions:
         if results is not None:
             self._bulky.append((client, batch))
             self._bulky_bytes += sum(map(size_of, results))
-            if self._bulky_bytes > RESULTS_BYTES:
+            if self._bulky_bytes > RESULTS_BYTES or len(self._bulky) > self._bulky_most:
                 self._make_room()
 
     def _make_room(self) -> None:
@@ -218,6 +221,7 @@ class Sessions:
         sizes = [record.results_bytes() for _, record in kept]
         self._bulky_bytes = sum(sizes)
         self._bulky = deque(name for name, _ in kept)
+        self._bulky_most = 2 * len(kept) + BULKY_SPARE
         if self._bulky_bytes <= RESULTS_BYTES:
             return
         for (_, record), size in zip(kept, sizes, strict=True):
