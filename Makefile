@@ -42,6 +42,7 @@ bench: $(STAMP) ## Run every experiment, write results/ (about an hour; has a us
 	@$(PY) experiments/planning.py
 	@$(PY) experiments/large.py
 	@$(PY) experiments/sessions.py
+	@$(PY) experiments/threads.py
 	@$(PY) experiments/slow_replica.py
 	@$(PY) experiments/redis_py.py
 

@@ -12,14 +12,12 @@ The promises differ: a write of zkv is on all copies when it returns, one of Red
     python experiments/redis_py.py --replicas 3 --runs 1 --seconds 0.2
     python experiments/redis_py.py --case threads --case batches
 
-Without redis-server or redis-py the zkv half runs alone. Exit status 1 if 16 threads do not get at least 3 times as
-much out of a zkv client as one does.
+Without redis-server or redis-py the zkv half runs alone.
 """
 
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from dataclasses import dataclass
 from importlib import metadata
@@ -35,8 +33,6 @@ PROMISES: Final = (
     "zkv acknowledges a write when all copies have it; Redis when the master has it, replicas follow asynchronously. "
     "So with several copies zkv does more before it answers."
 )
-THREADS_GAIN: Final = 3.0
-"""What 16 threads must get out of one client, against one thread."""
 SIDES: Final = {"zkv": ZkvSide, "redis": RedisSide}
 
 
@@ -123,7 +119,6 @@ def main(
     except metadata.PackageNotFoundError:
         click.echo("uvloop is left out: pip install '.[experiments]' has it.", err=True)
     click.echo(PROMISES)
-    good = True
     for copies in replicas:
         found: dict[str, list[dict[str, float]]] = {kind: [] for kind in SIDES}
         for number in range(runs):
@@ -138,10 +133,7 @@ def main(
         )  # fmt: skip
         if "threads" in cases:
             times = statistics.median(rows["threads_many_to_one"]["zkv"])
-            verdict = "as it must" if times >= THREADS_GAIN else f"it must be at least {THREADS_GAIN:g}"
-            click.echo(f"{sizes['threads']} threads do {times:.2f} times what one does with a zkv client: {verdict}")
-            good = good and times >= THREADS_GAIN
-    sys.exit(0 if good else 1)
+            click.echo(f"{sizes['threads']} threads do {times:.2f} times what one does with a zkv client")
 
 
 if __name__ == "__main__":

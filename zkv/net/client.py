@@ -41,6 +41,10 @@ TICK_S: Final = 0.25
 """A sleeping thread looks at least so often whether it was forgotten."""
 GRACE_MS: Final = 2000.0
 """A call whose deadline has passed for so long, and that nobody ended, is given up by its own thread."""
+CROWD: Final = 4
+"""With so many calls under way nobody rings: answers come all the time, and whoever came in between leaves together."""
+CROWD_MS: Final = 1
+"""The driver of a crowd looks into the inbox at least so often."""
 STALE_MS: Final = 20.0
 """After so long without a call, what came meanwhile is read before anything is sent."""
 
@@ -204,8 +208,11 @@ class Connection(ClientHost):
         events = []
         if timeout_ms is not None:
             self._polling = True
-            # Whoever puts something into the inbox from here on rings; what is there by now must not wait.
+            # Whoever puts something into the inbox from here on rings, or is one of a crowd; what is there by now must
+            # not wait.
             wait_ms = 0 if self._inbox or timeout_ms <= 0 else int(timeout_ms) + 1
+            if len(self._waiters) >= CROWD:
+                wait_ms = min(wait_ms, CROWD_MS)
             events = self.links.poller.poll(wait_ms)
             self._polling = False
         self._in_turn = True
@@ -267,7 +274,7 @@ class Connection(ClientHost):
     def _sleep(self, waiter: _Waiter) -> None:
         """Wait for the results, or for the wheel to be free, or look again in a while."""
         self._check()
-        if self._polling and waiter.call is None:
+        if self._polling and waiter.call is None and len(self._waiters) < CROWD:
             self._ring()
         left_ms = waiter.deadline_ms - now_ms()
         if left_ms < -GRACE_MS:
