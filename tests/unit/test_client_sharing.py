@@ -334,3 +334,78 @@ def test_an_unexpected_frame_of_a_correct_length_is_needed() -> None:
     talk.step(MANAGER, wire.encode(wire.BEACON, CLUSTER, 1, 0, 1, None))
     talk.reply(request, [1, 2], values=["one", "two"])
     assert columns(call)[1] == ["one", "two"]
+
+
+# --- found by attack -------------------------------------------------------------------------------------------------
+
+
+def test_a_read_that_waits_for_a_silent_replica_goes_elsewhere() -> None:
+    """A fresh client greets its replica first; one that does not answer must not cost the read its whole deadline."""
+    for seed in range(20):
+        talk = readers()
+        talk.core.rng.seed(seed)
+        talk.deaf = {B, C}
+        call = talk.call(wire.GET_ANY, [S])
+        if not talk.requests():
+            break
+    else:
+        pytest.fail("the primary was chosen each time")
+    for _ in range(4):
+        talk.wait(REPLICA_TRY_MS / 2)
+    request = next(request for request in talk.requests() if request.to == A)
+    talk.reply(request, [4], values=["v"])
+    assert call.answer().value == "v"
+
+
+def test_being_sent_to_the_primary_is_no_retry() -> None:
+    talk = readers()
+    for _ in range(int(4 * retrying.RETRY_BURST)):
+        call = talk.call(wire.GET_ANY, [S])
+        request = talk.request()
+        if request.op == wire.GET_ANY:
+            talk.reply(request, [0], [wire.MOVED], [None])
+            request = talk.request()
+        talk.reply(request, [4], values=["v"])
+        assert call.done
+    assert not talk.core.counts["retries"]
+
+
+def test_what_was_never_sent_pays_for_no_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "BATCH_OPS", 1)
+    talk = Talk()
+    talk.deaf.add(A)
+    many = int(2 * retrying.RETRY_BURST)
+    call = talk.call(wire.GET, [S] * max(many, SMALL_OPS + 1))
+    talk.tell(map_of((B, C), (B, C), version=2))
+    for _ in range(call.count):
+        for request in talk.requests():
+            talk.reply(request, [1], values=["v"], map_version=2)
+    assert call.done
+    assert not talk.core.counts["retries"]
+
+
+def test_small_calls_do_not_wait_behind_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "BATCH_OPS", 1)
+    talk = Talk()
+    talk.call(wire.GET, [S] * (SMALL_OPS + 20))
+    talk.requests()
+    small = submit(talk, wire.GET, [S2])
+    talk.step()
+    request = talk.request()
+    assert request.keys == [S2]
+    talk.reply(request, [1], values=["v"])
+    assert small.done
+
+
+def test_many_calls_that_end_together_cost_a_pass_each() -> None:
+    talk = Talk()
+    talk.deaf.add(A)
+    waiting = [submit(talk, wire.PUT, [S], timeout_ms=1000) for _ in range(3000)]
+    talk.step()
+    for call in waiting[:1000]:
+        talk.core.abandon(call)
+    talk.wait(1000)
+    assert all(call.done for call in waiting)
+    talk.deaf.clear()
+    talk.wait(HELLO_MS)
+    assert not talk.requests(), "nobody waits for them any more"
