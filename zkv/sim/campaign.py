@@ -74,7 +74,7 @@ class Campaign:
         self.counters = [f"{COUNTER}{number}" for number in range(2)]
         self.logs = [f"{LOG}{number}" for number in range(2)]
         self.clients: list[ClientProcess] = []
-        self.values = 0
+        self.values = self.asked = 0
         self.storm = False
         self.early = rng.choice((0.0, 0.0, 0.3))
         """Part of the writes that ask for an early acknowledgement (SAFETY 27)."""
@@ -144,7 +144,9 @@ class Campaign:
             special = [*self.counters, *self.logs]
             self._submit(client, rng.choice(READS), rng.sample(special, rng.choice((1, len(special)))))
         else:
-            self._submit(client, rng.choice(READS if rng.random() < 0.5 else WRITES), keys)
+            op = rng.choice(READS if rng.random() < 0.5 else WRITES)
+            self.asked += 1
+            self._submit(client, wire.EXISTS if op == wire.GET and self.asked % 3 == 0 else op, keys)
 
     def _submit(self, client: ClientProcess, op: int | list[int], keys: list[str]) -> None:
         """Start one call, and note its operations."""

@@ -314,7 +314,17 @@ class World:
         self.fired["conditions that failed"] += status == wire.UNMET
         if status not in (wire.OK, wire.UNMET):
             raise Violation(f"an answer with status {status}: {operation}")
-        if operation.kind == "get":
+        if op == wire.EXISTS and value:
+            # It says that a version is there: that of a write which is known by now, or nothing can be made of it.
+            written = [one for one in self.history.operations[operation.key] if one.version == operation.version]
+            operation.value = next((one.value for one in written if one.kind == "put" and one.existed), None)
+            operation.outcome = OK if operation.value is not None else UNKNOWN
+            self.fired["existence seen"] += 1
+        elif op == wire.EXISTS and value is not False:
+            raise Violation(f"neither there nor not there: {operation}")
+        elif op == wire.EXISTS:
+            operation.value = None
+        elif operation.kind == "get":
             operation.value = value
         elif operation.kind in ("incr", "append"):
             operation.result = value
