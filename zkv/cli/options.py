@@ -18,8 +18,19 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from zkv.core.amounts import exact_size, parse_size
 from zkv.core.settings import Setting, settings_of
-from zkv.errors import LockLost, ManagerUnreachable, TimedOut, TooLarge, Unavailable, UsageError, WrongType, ZkvError
+from zkv.errors import (
+    LockLost,
+    ManagerUnreachable,
+    SettingError,
+    TimedOut,
+    TooLarge,
+    Unavailable,
+    UsageError,
+    WrongType,
+    ZkvError,
+)
 
 __all__ = [
     "CONTEXT",
@@ -35,6 +46,7 @@ __all__ = [
     "Command",
     "Commands",
     "Failure",
+    "Size",
     "chosen",
     "setting_options",
 ]
@@ -161,6 +173,21 @@ class _BootId(click.ParamType[int]):
             self.fail(f"{value!r} is not a hexadecimal number", param, ctx)
 
 
+class Size(click.ParamType[int]):
+    """An amount of memory: 512MiB, 2GB, or a number of bytes; a whole number for the command."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """See `zkv.core.amounts.parse_size`; the same for flags and for the environment."""
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(value)
+        except SettingError as error:
+            self.fail(str(error), param, ctx)
+
+
 def setting_options(
     cls: type, *, skip: Collection[str] = (), changes: Mapping[str, Any] | None = None
 ) -> Callable[[F], F]:
@@ -192,6 +219,10 @@ def _option(setting: Setting, changes: Mapping[str, Any]) -> Callable[[F], F]:
         extra["type"] = _BootId()
     elif setting.choices:
         extra["type"] = click.Choice(setting.choices)
+    elif setting.unit == "bytes":
+        extra["type"] = Size()
+        if isinstance(default, int):
+            default = exact_size(default)  # as it is shown in --help
     else:
         extra["type"] = setting.kind
         extra["metavar"] = setting.unit.upper() or None

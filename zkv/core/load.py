@@ -1,4 +1,5 @@
-"""What a node says of itself in each heartbeat: how much it holds, how busy it is, how far its fills are."""
+"""What a node says of itself in each heartbeat: how much it holds and may hold, how busy it is, how far its fills are,
+what has expired or was evicted, and what time it is."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ class Load(NamedTuple):
     keys: int = 0
     """Entries held, tombstones included, over all shards and roles."""
     bytes: int = 0
-    """What these hold, keys and values, estimated from samples."""
+    """What these take in the process, overhead included."""
     operations: int = 0
     """Operations of clients executed, counted."""
     busy_permille: int = 0
@@ -28,6 +29,20 @@ class Load(NamedTuple):
     """Bytes of the frames that carried them, counted."""
     fill_left_keys: int = 0
     """Entries still to be sent to learners."""
+    expiring_keys: int = 0
+    """Entries that have an expiry."""
+    expired: int = 0
+    """Entries that expired and were reclaimed, counted."""
+    evicted: int = 0
+    """Entries that had to make room, counted."""
+    refused: int = 0
+    """Writes refused for want of memory, counted."""
+    lag_us: int = 0
+    """How long after its expiry an entry was reclaimed: p99 of the last seconds, in microseconds."""
+    limit_bytes: int = 0
+    """What `bytes` may become; 0: no limit."""
+    cluster_ms: int = 0
+    """Cluster time as this node has it; 0: not known yet."""
 
     @classmethod
     def from_wire(cls, body: Any) -> Load:

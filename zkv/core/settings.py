@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Final, NamedTuple
 
+from zkv.core.amounts import exact_size
 from zkv.errors import SettingError
 
 __all__ = [
@@ -278,6 +279,19 @@ class ClusterSettings:
         "How long a lost shard is unavailable before it is reset.",
         10.0, unit="s", low=0, high=86_400, flag="--loss-grace",
     )  # fmt: skip
+    memory_limit_bytes: int = _setting(
+        "What the entries of each node may take in memory; 0: no limit. A node may have a limit of its own.",
+        0, unit="bytes", low=0, high=2**50, env="ZKV_MEMORY_LIMIT", flag="--memory-limit",
+    )  # fmt: skip
+    eviction: str = _setting(
+        "What a node at its limit does: refuse the write, or make room by removing what was not used for longest, or "
+        "what expires soonest.",
+        "none", choices=("none", "lru", "ttl"),
+    )  # fmt: skip
+    history_bytes: int = _setting(
+        "What each node remembers of the last writes, so that watches can go on after a failure.",
+        16 * 2**20, unit="bytes", low=1, high=2**40, flag="--watch-history",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         self.check()
@@ -325,6 +339,10 @@ class NodeConfig:
     weight: float = _setting(
         "Share of the shards, relative to the other nodes.", 1.0, low=0.01, high=1000, env="ZKV_NODE_WEIGHT"
     )
+    memory_limit_bytes: int | None = _setting(
+        "What this node's entries may take in memory; 0: no limit; if not given, what the cluster's settings say.",
+        None, unit="bytes", low=0, high=2**50, env="ZKV_NODE_MEMORY_LIMIT", flag="--memory-limit",
+    )  # fmt: skip
     boot_id: int | None = _setting(
         "Identity of this start of the node, 16 hex digits; made at random if not given.",
         None, low=BOOT_ID_LOW, high=BOOT_ID_HIGH, env=None,
@@ -413,7 +431,7 @@ def to_markdown() -> str:
         "<!-- Made by `python -m zkv.core.settings > docs/SETTINGS.md`; a test keeps it true. -->",
         "",
         "Each setting is a flag and an environment variable; the flag wins. All are checked at start, each",
-        "against its bounds and against the others.",
+        "against its bounds and against the others. Sizes are plain numbers of bytes, or have a unit: `512MiB`, `2GB`.",
     ]
     for title, cls, about in (
         (
@@ -431,9 +449,10 @@ def to_markdown() -> str:
             if entry.choices:
                 bounds = ", ".join(f"`{choice}`" for choice in entry.choices)
             elif entry.low is not None and entry.kind is not bool and entry.name != "boot_id":
-                bounds = f"{_number(entry.low)} …" + (f" {_number(entry.high)}" if entry.high is not None else "")
-            default = "required" if entry.default is ... else _shown(entry.default)
-            unit = f" {entry.unit}" if entry.unit else ""
+                show = _size if entry.unit == "bytes" else _number
+                bounds = f"{show(entry.low)} …" + (f" {show(entry.high)}" if entry.high is not None else "")
+            default = "required" if entry.default is ... else _shown(entry)
+            unit = f" {entry.unit}" if entry.unit not in ("", "bytes") else ""
             env = f"`{entry.env}`" if entry.env else ""
             lines.append(f"| `{entry.flag}` | {env} | {default}{unit} | {bounds} | {entry.help} |")
     lines += ["", "## What must hold between them", "", "| relation | why |", "|---|---|"]
@@ -441,10 +460,17 @@ def to_markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _shown(default: object) -> str:
+def _shown(entry: Setting) -> str:
+    default = entry.default
     if default is None or default == "" or default is False:
         return ""
+    if entry.unit == "bytes":
+        return _size(default)
     return f"`{default}`" if isinstance(default, str) else str(default)
+
+
+def _size(value: float) -> str:
+    return exact_size(int(value))
 
 
 if __name__ == "__main__":
