@@ -7,6 +7,7 @@ sentences: who learns which map, which frame is lost, who dies when.
 - The cluster has two shards, `s` and `t`; a set is written as its members, the primary first: `s="PBC"`; learners
   follow a plus: `s="PB+L"`.
 - A frame arrives at once, unless a fault drops or holds it; time stands still until `advance`.
+- The manager's clock is cluster time: `cluster_ms` of the bench; `timeless` is a manager that does not know it.
 - After every turn of a node its invariants are checked, and that nobody else serves what it serves.
 """
 
@@ -18,6 +19,7 @@ from typing import Any
 
 from tests.scenario.parts import (
     ANY,
+    BEGAN_MS,
     CLUSTER,
     LOW,
     S2,
@@ -49,7 +51,7 @@ class Bench:
 
     def __init__(
         self, *, s: str, t: str, others: str = "", rates: dict[str, float] | None = None, form: bool = True,
-        **settings: Any,
+        timeless: bool = False, **settings: Any,
     ) -> None:  # fmt: skip
         names = sorted(set(s + t + others))
         self.settings = ClusterSettings(
@@ -69,6 +71,10 @@ class Bench:
         self.filled: dict[str, set[str]] = {}
         """shard -> learners that its primary reported filled under the present epoch."""
         self.manager_boot = 7
+        self.timeless = timeless
+        """Whether the manager does not know cluster time."""
+        self.stepped_ms = 0.0
+        """By how much the manager's cluster time is wrong."""
         self._links: dict[tuple[str, str], deque[Frame]] = defaultdict(deque)
         self._batches: dict[str, int] = defaultdict(int)
         for name in names:
@@ -105,7 +111,8 @@ class Bench:
         self.processes[pid] = Process(pid, core, 1e6 * ord(pid[0]), self.rates.get(pid[0], 1.0))
 
     def _welcome(self) -> bytes:
-        body = [self.settings.to_wire(), "tcp://m:1", "tcp://m:2", self.manager_boot]
+        cluster_ms = 0 if self.timeless else self.cluster_ms
+        body = [self.settings.to_wire(), "tcp://m:1", "tcp://m:2", self.manager_boot, cluster_ms]
         return wire.encode(wire.WELCOME, CLUSTER, self.manager_boot, 0, 0, body)
 
     def node(self, pid: str) -> Node:
@@ -120,6 +127,11 @@ class Bench:
         """What the clock of a process shows."""
         process = self.processes[pid]
         return process.offset_ms + self.now_ms * process.rate
+
+    @property
+    def cluster_ms(self) -> int:
+        """Cluster time, as the manager has it."""
+        return int(BEGAN_MS + self.now_ms + self.stepped_ms)
 
     def crash(self, pid: str) -> None:
         """The process is gone; what it had sent travels on."""
@@ -150,8 +162,8 @@ class Bench:
         node.local.now_ms = former_ms
         return serves
 
-    def held_by(self, pid: str, key: str) -> tuple[int, Any] | None:
-        """The entry of `key` in a node's store: (version, value), or None."""
+    def held_by(self, pid: str, key: str) -> tuple[int, Any, int] | None:
+        """The entry of `key` in a node's store: (version, value, expiry), or None."""
         return self.node(pid).local.store.tables[shard_of(key, 2)].get(key)
 
     # --- the manager by hand
@@ -235,7 +247,7 @@ class Bench:
                     self.filled.setdefault("st"[number], set()).add(self.boots[learner])
             answer = wire.encode(wire.FILLED_ACK, CLUSTER, self.manager_boot, 0, 0, body)
             self._send(Frame("M", frame.sender, MANAGER, answer))
-        elif frame.kind == "JOIN":
+        elif frame.kind in ("JOIN", "HELLO"):
             self._send(Frame("M", frame.sender, MANAGER, self._welcome()))
 
     # --- clients by hand
@@ -267,15 +279,31 @@ class Bench:
         """Operations of several kinds in one request."""
         return self._ask(ops, at, keys, values, **how)
 
-    def keys(self, at: str, *, shard: int, cursor: int = 0, prefix: str = "") -> Ask:
-        """A page of a shard's keys."""
-        return self._ask(wire.KEYS, at, [prefix], None, operands=[cursor], shards=[shard])
+    def touch(self, at: str, key: str, ttl_ms: int, **how: Any) -> Ask:
+        """A new time to live; 0: none."""
+        return self._ask(wire.TOUCH, at, [key], None, ttls=[ttl_ms], **how)
+
+    def ttl(self, at: str, key: str, **how: Any) -> Ask:
+        return self._ask(wire.TTL, at, [key], None, **how)
+
+    def scan(
+        self, at: str, shard: str = "s", *, cursor: int = 0, mode: int = wire.SCAN_KEYS, prefix: str = "",
+        walk: int = 1, **how: Any,
+    ) -> Ask:  # fmt: skip
+        """A page of a shard."""
+        what, shards = walk << wire.SCAN_MODE_BITS | mode, [SHARDS[shard]]
+        return self._ask(wire.SCAN, at, [prefix], [what], operands=[cursor], shards=shards, **how)
+
+    def watch(self, at: str, tokens: dict[str, int], *, prefix: str = "", **how: Any) -> Ask:
+        """What happened in these shards after these tokens."""
+        how |= {"operands": [*tokens.values()], "shards": [SHARDS[shard] for shard in tokens]}
+        return self._ask(wire.WATCH, at, [prefix] * len(tokens), None, **how)
 
     def _ask(
         self, op: int | bytes, at: str, keys: list[str], values: list[Any] | None, *, client: str = "x",
         batch: int | None = None, watermark: int = 0, indices: list[int] | None = None,
         timeout_ms: float = 100_000.0, routed_by: int | None = None, ack: str = "all",
-        operands: list[int] | None = None, shards: list[int] | None = None,
+        operands: list[int] | None = None, shards: list[int] | None = None, ttls: list[int] | None = None,
     ) -> Ask:  # fmt: skip
         """`routed_by`: the client's map version, by default the node's own."""
         writes = not wire.WRITES.isdisjoint(op) if isinstance(op, bytes) else op in wire.WRITES
@@ -283,7 +311,7 @@ class Bench:
             batch = self._batches[client] = self._batches[client] + 1
         ask = Ask(
             client, batch or 0, watermark, op, keys, values, indices, self.now_ms + timeout_ms, ack=ack,
-            operands=operands, shards=shards,
+            operands=operands, shards=shards, ttls=ttls,
         )  # fmt: skip
         self._request(ask, at, routed_by)
         return ask
@@ -292,7 +320,7 @@ class Bench:
         """The same request again, under the same identity, as the client's next try."""
         retry = Ask(
             ask.client, ask.batch, ask.watermark, ask.op, ask.keys, ask.values, ask.indices, ask.deadline_ms,
-            ask.attempt + 1, ask.ack, ask.operands, ask.shards,
+            ask.attempt + 1, ask.ack, ask.operands, ask.shards, ask.ttls,
         )  # fmt: skip
         self._request(retry, at, routed_by)
         return retry
@@ -307,6 +335,7 @@ class Bench:
             wire.pack_u16(ask.shards or [shard_of(key, 2) for key in ask.keys]), ask.keys, ask.values,
             wire.ACK_LEVELS[ask.ack],
             None if ask.operands is None else wire.pack_u64(ask.operands),
+            None if ask.ttls is None else wire.pack_u64(ask.ttls),
         ]  # fmt: skip
         routed_by = self.node(at).map.version if routed_by is None else routed_by
         data = wire.encode(wire.REQUEST, CLUSTER, LOW + ord(ask.client), self.boot(at), routed_by, body)
@@ -325,7 +354,7 @@ class Bench:
             _, attempt, _, statuses, versions, values = body
             assert attempt == ask.attempt
             ask.statuses = [STATUS_NAMES[status] for status in statuses or bytes(len(ask.keys))]
-            ask.versions, ask.results = wire.unpack_u64(versions), values
+            ask.versions, ask.results = wire.unpack_u64(versions), values or []
 
     # --- faults
     # ---------------------------------------------------------------------------------------------

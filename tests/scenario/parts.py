@@ -15,12 +15,15 @@ from zkv.core.shardmap import shard_of
 
 CLUSTER = 0xC1
 LOW = 2**32
+BEGAN_MS = 1_700_000_000_000
+"""Cluster time when the bench's time is 0."""
 ANY = "*"
 SHARDS = {"s": 0, "t": 1}
 STATUS_NAMES = {
     wire.OK: "OK", wire.UNMET: "UNMET", wire.MOVED: "MOVED", wire.NOT_READY: "NOT_READY",
     wire.OLD_ROUTE: "OLD_ROUTE", wire.BUSY: "BUSY", wire.LATE: "LATE", wire.EXPIRED: "EXPIRED", wire.MAYBE: "MAYBE",
     wire.THIN: "THIN", wire.WRONG_TYPE: "WRONG_TYPE", wire.TOO_LARGE: "TOO_LARGE", wire.OVERTAKEN: "OVERTAKEN",
+    wire.NO_ROOM: "NO_ROOM", wire.GONE: "GONE",
 }  # fmt: skip
 
 
@@ -97,9 +100,12 @@ class Ask:
     operands: list[int] | None = None
     shards: list[int] | None = None
     """None: those of the keys."""
+    ttls: list[int] | None = None
+    """Milliseconds to live, 0: for ever."""
     statuses: list[str] = field(default_factory=lambda: ["UNANSWERED"])
     versions: list[int] = field(default_factory=list)
     results: list[Any] = field(default_factory=list)
+    """Empty: no operation has any."""
 
     @property
     def status(self) -> str:
@@ -112,11 +118,11 @@ class Ask:
 
     @property
     def value(self) -> Any:
-        return self.results[0]
+        return self.results[0] if self.results else None
 
 
 def split_names(names: str) -> list[str]:
-    """"PB'C" -> ["P", "B'", "C"]."""
+    """ "PB'C" -> ["P", "B'", "C"]."""
     pids: list[str] = []
     for letter in names:
         if letter == "'":

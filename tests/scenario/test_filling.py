@@ -26,7 +26,7 @@ def filled(bench: Bench, shard: str = "s", *, learners: str = "L") -> bool:
     return False
 
 
-def entries(bench: Bench, pid: str) -> dict[Any, tuple[int, Any]]:
+def entries(bench: Bench, pid: str) -> dict[Any, tuple[int, Any, int]]:
     return bench.node(pid).local.store.tables[0]
 
 
@@ -166,8 +166,10 @@ def test_rule_21_a_chunk_never_overwrites_what_is_newer() -> None:
 def test_rule_21_a_chunk_that_was_made_before_a_write_and_comes_after_it() -> None:
     store = Bench(s="PB", t="BP").node("P").local.store
     store.apply((0, 0), ("a", "b"), (7, 8), ("new", None))
-    store.fill(0, ["a", "b", "c"], [3, 4, 5], ["old", "old", "kept"], 0.0)
-    assert {key: store.tables[0][key] for key in "abc"} == {"a": (7, "new"), "b": (8, None), "c": (5, "kept")}
+    store.fill(0, ["a", "b", "c"], [3, 4, 5], ["old", "old", "kept"], [0, 0, 0], 0.0)
+    assert {key: store.tables[0][key] for key in "abc"} == {
+        "a": (7, "new", 0), "b": (8, None, 0), "c": (5, "kept", 0),
+    }  # fmt: skip
 
 
 def test_rule_22_a_report_counts_for_its_epoch_alone_and_is_repeated() -> None:
@@ -316,8 +318,8 @@ def bench_with_much(**settings: Any) -> Bench:
     """P of s holds 300 values of a thousand bytes; L is to learn them."""
     bench = Bench(s="PB", t="BP", others="L", **settings)
     store = bench.node("P").local.store
-    for number in range(300):
-        store.tables[0][f"k{number}"] = (1, "x" * 1000)
+    keys = [f"k{number}" for number in range(300)]
+    store.fill(0, keys, [1] * 300, ["x" * 1000] * 300, [0] * 300, 0.0)
     return bench
 
 

@@ -20,7 +20,7 @@ from zkv.core import wire
 
 FILES = sorted((Path(__file__).parent / "golden").glob("*.txt"))
 KEYS = {"S": S, "S2": S2, "T": T, "T2": T2}
-NOISE = re.compile(r"HEARTBEAT|JOIN|WELCOME|ACCUSE|LEASE|GRANT")
+NOISE = re.compile(r"HEARTBEAT|JOIN|HELLO|WELCOME|ACCUSE|LEASE|GRANT")
 
 
 class Story:

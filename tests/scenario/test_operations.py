@@ -6,7 +6,7 @@ import pytest
 
 from tests.scenario.bench import S2, S3, Bench, S, T
 from zkv.core import wire
-from zkv.core.node import pages, sessions
+from zkv.core.node import sessions, walks
 
 
 def held(bench: Bench, pid: str, key: str) -> object:
@@ -125,18 +125,18 @@ def test_rule_27_an_early_answer_waits_for_no_more_than_it_tells() -> None:
 
 
 def test_rule_8_a_page_of_keys_waits_for_the_commit_of_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "PAGE_KEYS", 1)
+    monkeypatch.setattr(walks, "PAGE_KEYS", 1)
     bench = Bench(s="PB", t="PB")
     bench.put("P", [S, S2], ["one", "two"])
     slow = bench.hold("P", "B", "BATCH")
     bench.put("P", S3, "three")
-    page = bench.keys("P", shard=0)
+    page = bench.scan("P")
     assert page.status == "UNANSWERED"
     bench.heal(slow)
     seen = []
     cursor = 0
     for _ in range(10):
-        keys, cursor = bench.keys("P", shard=0, cursor=cursor).value
+        keys, _, _, _, cursor, _ = bench.scan("P", cursor=cursor).value
         seen += keys
         if cursor is None:
             break
@@ -201,7 +201,8 @@ def test_only_members_in_sync_answer_stale_reads() -> None:
         (bytes((99,)), ["v"], None),
         (bytes((wire.GET_ANY,)), None, None),
         (bytes((wire.GET_STALE,)), None, None),
-        (bytes((wire.KEYS,)), None, [0]),
+        (bytes((wire.SCAN,)), [0], [0]),
+        (bytes((wire.WATCH,)), None, [0]),
         (bytes((wire.INCR,)), [None], None),
         (wire.GETSET, None, None),
         (wire.PUT_IF_VERSION, ["v"], [1, 2]),

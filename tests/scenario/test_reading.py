@@ -14,9 +14,7 @@ EDGES = [{}, {"P": 1.1, "C": 1.1, "B": 1.0}, {"P": 1.0, "C": 1.1, "B": 1.0}, {"P
 """Clock rates at the edge of the margin: a reader whose lease lasts long, waited for by whose time flies."""
 
 
-def bench_with_readers(
-    s: str = "PBC", t: str = "CPB", at: str = "B", rates: dict[str, float] | None = None
-) -> Bench:
+def bench_with_readers(s: str = "PBC", t: str = "CPB", at: str = "B", rates: dict[str, float] | None = None) -> Bench:
     """S holds "old", and `at` has read it under a lease; C's grants to P run out together with it."""
     bench = Bench(s=s, t=t, rates=rates)
     bench.put("P", S, "old")

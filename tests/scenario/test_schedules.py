@@ -46,7 +46,7 @@ def test_schedule_1_the_sender_learns_the_map_and_both_come_through() -> None:
     bench.heal(maps)
     bench.advance(50)
     assert (on_s.status, on_t.status) == ("OK", "OK")
-    assert bench.held_by("B", S) == (on_s.version, "one")
+    assert bench.held_by("B", S) == (on_s.version, "one", 0)
 
 
 def reads_at(bench: Bench, pid: str) -> bool:

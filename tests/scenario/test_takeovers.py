@@ -31,7 +31,7 @@ def test_rule_16_a_new_primary_adopts_the_longest_tail() -> None:
     bench.change(s="BC", t="CB", dead="P")
     bench.advance(50)
     read = bench.get("B", S)
-    assert (read.version, read.value) == written
+    assert (read.version, read.value, 0) == written
     assert wire.epoch_of(read.version) == 1, "adopted entries keep their original versions"
     assert bench.held_by("B", S) == bench.held_by("C", S)
 

@@ -73,7 +73,7 @@ def test_rule_04_a_primary_pulls_the_map_from_the_member_that_refused_it() -> No
     assert bench.node("P").map.version == 2
     bench.advance(50)  # a grant that knows the change
     assert ask.status == "OK"
-    assert bench.held_by("B", S) == (ask.version, "one")
+    assert bench.held_by("B", S) == (ask.version, "one", 0)
 
 
 def test_rule_04_a_member_pulls_the_map_before_it_acts_on_an_epoch() -> None:
@@ -206,7 +206,7 @@ def test_rule_07_a_gap_is_refused_and_sent_again() -> None:
     assert bench.held_by("B", S) is None
     bench.heal(resent)
     assert (first.status, second.status) == ("OK", "OK")
-    assert bench.held_by("B", S) == (second.version, "two")
+    assert bench.held_by("B", S) == (second.version, "two", 0)
 
 
 def test_rule_07_a_batch_lost_without_a_successor_is_sent_again() -> None:

@@ -43,6 +43,8 @@ class Request(NamedTuple):
     ack: int
     operands: list[int] | None
     map_version: int
+    ttls: list[int] | None
+    shards: list[int]
 
 
 def map_of(s: tuple[int, ...], t: tuple[int, ...], version: int = 1, **states: int) -> ShardMap:
@@ -102,15 +104,15 @@ class Talk:
         found = []
         for to, frame in sent:
             if frame[3] == wire.REQUEST:
-                number, attempt, batch, mark, deadline, op, indices, _, keys, values, ack, operands = (
+                number, attempt, batch, mark, deadline, op, indices, shards, keys, values, ack, operands, ttls = (
                     wire.decode_body(frame)
                 )
                 where = None if indices is None else wire.unpack_u16(indices)
-                given = None if operands is None else wire.unpack_u64(operands)
+                given, lives = (None if packed is None else wire.unpack_u64(packed) for packed in (operands, ttls))
                 version = wire.decode_header(frame).map_version
                 assert isinstance(to, int)
-                columns = where, keys, values, ack, given
-                found.append(Request(to, number, attempt, batch, mark, deadline, op, *columns, version))
+                columns = where, keys, values, ack, given, version, lives, wire.unpack_u16(shards)
+                found.append(Request(to, number, attempt, batch, mark, deadline, op, *columns))
         return found
 
     def request(self) -> Request:

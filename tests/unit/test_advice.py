@@ -32,6 +32,14 @@ def test_little_memory_wants_company() -> None:
     assert asked([roomy] * 3)["advice"] == "none"
 
 
+def test_memory_limits_count_as_the_memory_there_is() -> None:
+    roomy, tight, over = (Load(bytes=part, limit_bytes=100) for part in (50, 90, 110))
+    assert asked([roomy, tight])["reason"] == "10 % of the memory that server2 could have is free"
+    assert asked([roomy, over])["reason"] == "0 % of the memory that server2 could have is free"
+    assert asked([roomy, roomy, roomy], replicas=1)["advice"] == "drain"
+    assert asked([Load(bytes=60, limit_bytes=100)] * 3, replicas=1)["advice"] == "none", "90 % each would be left"
+
+
 def test_idle_nodes_may_go_the_one_that_holds_least_first() -> None:
     advice = asked([Load(busy_permille=100)] * 5, [100, 90, 100, 90, 100])
     assert (advice["advice"], advice["node"]) == ("drain", "server2")

@@ -13,8 +13,9 @@ from zkv.client.batches import AsyncPipeline, Pipeline
 from zkv.client.coordination import AsyncLock, Lock
 from zkv.client.operations import KeyOperations
 from zkv.client.plans import Operation
+from zkv.client.watching import AsyncWatch, Watch
 
-PAIRS = [(Client, AsyncClient), (Pipeline, AsyncPipeline), (Lock, AsyncLock)]
+PAIRS = [(Client, AsyncClient), (Pipeline, AsyncPipeline), (Lock, AsyncLock), (Watch, AsyncWatch)]
 CONTEXT = {"__enter__": "__aenter__", "__exit__": "__aexit__"}
 
 
@@ -83,7 +84,9 @@ def test_every_operation_has_become_a_method(face: type) -> None:
 @pytest.mark.parametrize("pipeline", [Pipeline, AsyncPipeline])
 def test_a_pipeline_queues_what_a_client_does_with_one_key(pipeline: type) -> None:
     names = {name for name, found in vars(KeyOperations).items() if isinstance(found, Operation)}
-    assert names == {"get", "entry", "exists", "put", "cas", "getset", "delete", "incr", "append"}
+    assert names == {
+        "get", "entry", "exists", "put", "cas", "getset", "delete", "incr", "append", "touch", "persist", "ttl",
+    }  # fmt: skip
     for name in names:
         assert parameters(getattr(pipeline, name)) == parameters(getattr(Client, name)), name
         assert inspect.getdoc(getattr(pipeline, name)) == inspect.getdoc(getattr(Client, name)), name

@@ -5,12 +5,13 @@ The functions are never run; `assert_type` is checked by the repository's own my
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, assert_type
 
-from zkv import AsyncClient, Client, DeleteResult, Entry, Map, PutResult
+from zkv import AsyncClient, Client, DeleteResult, Entry, Event, Map, PutResult
 from zkv.client.batches import AsyncPipeline, Handle, Pipeline
 from zkv.client.coordination import AsyncLock, Lock
+from zkv.client.watching import AsyncWatch, Watch
 
 
 def blocking(kv: Client) -> None:
@@ -27,6 +28,18 @@ def blocking(kv: Client) -> None:
     assert_type(kv.delete("key"), DeleteResult)
     assert_type(kv.delete("key", if_version=5), DeleteResult | None)
     assert_type(kv.append("key", "a"), int)
+    assert_type(kv.put("key", 1, ttl_s=1), PutResult)
+    assert_type(kv.put("key", 1, if_absent=True, ttl_s=1.5), PutResult | None)
+    assert_type(kv.touch("key", 1.5), PutResult | None)
+    assert_type(kv.persist("key"), PutResult | None)
+    assert_type(kv.ttl("key"), float | None)
+    assert_type(kv.scan("prefix"), Iterator[Entry])
+    assert_type(kv.count("prefix"), int)
+    assert_type(kv.flush(b"prefix"), int)
+    assert_type(kv.watch("prefix"), Watch)
+    assert_type(kv.watch("prefix").poll(1.0), Event | None)
+    assert_type(kv.watch("prefix").position, dict[str, Any])
+    assert_type(next(kv.watch("prefix")), Event)
     assert_type(kv.mget(["a", "b"]), list[Any])
     assert_type(kv.mput({"a": 1}), list[PutResult])
     assert_type(kv.mput({b"a": 1}), list[PutResult])
@@ -59,6 +72,13 @@ async def awaiting(kv: AsyncClient) -> None:
     assert_type(await kv.delete("key"), DeleteResult)
     assert_type(await kv.delete("key", if_version=5), DeleteResult | None)
     assert_type(await kv.append("key", "a"), int)
+    assert_type(await kv.put("key", 1, ttl_s=1), PutResult)
+    assert_type(await kv.touch("key", 1.5), PutResult | None)
+    assert_type(await kv.ttl("key"), float | None)
+    assert_type(kv.scan("prefix"), AsyncIterator[Entry])
+    assert_type(await kv.count("prefix"), int)
+    assert_type(await kv.flush(b"prefix"), int)
+    assert_type(await kv.watch("prefix").poll(1.0), Event | None)
     assert_type(await kv.mget(["a", "b"]), list[Any])
     assert_type(await kv.mput({"a": 1}), list[PutResult])
     assert_type(await kv.mdelete(["a", b"b"]), list[DeleteResult])
@@ -71,6 +91,10 @@ async def awaiting(kv: AsyncClient) -> None:
         assert_type(pipeline, AsyncPipeline)
         assert_type(lock, AsyncLock)
         assert_type(await pipeline.execute(), list[Any])
+    async with kv.watch("prefix") as events:
+        assert_type(events, AsyncWatch)
+        async for event in events:
+            assert_type(event, Event)
 
 
 def queueing(p: Pipeline | AsyncPipeline) -> None:
@@ -81,6 +105,8 @@ def queueing(p: Pipeline | AsyncPipeline) -> None:
     assert_type(p.cas("key", 1, version=5).result(), PutResult | None)
     assert_type(p.delete("key").result(), DeleteResult | None)
     assert_type(p.append("key", "a").result(), int)
+    assert_type(p.touch("key", 1).result(), PutResult | None)
+    assert_type(p.ttl("key").result(), float | None)
 
 
 if TYPE_CHECKING:
@@ -94,6 +120,8 @@ if TYPE_CHECKING:
         kv.cas("key", 1)  # type: ignore[call-arg]
         kv.append("key", 5)  # type: ignore[arg-type]
         kv.mget(5)  # type: ignore[arg-type]
+        kv.put("key", 1, ttl_s="5")  # type: ignore[call-overload]
+        kv.touch("key")  # type: ignore[call-arg]
 
 
 def test_types_are_checked_by_mypy() -> None:

@@ -30,8 +30,9 @@ def node(name: str, primaries: int, backups: int, **other: Any) -> dict[str, Any
         "name": name, "endpoint": f"tcp://127.0.0.1:{5560 + int(name[-1])}", "state": "up", "zone": "", "weight": 1.0,
         "draining": False, "primaries": primaries, "backups": backups, "keys": 10, "bytes": 2048, "fill_left_keys": 0,
         "operations": 0, "busy_permille": 125, "rss_bytes": 0, "boot": f"{int(name[-1]):016x}",
+        "limit_bytes": 0, "expiring_keys": 0, "expired": 0, "evicted": 0, "refused": 0, "lag_us": 0,
     }  # fmt: skip
-    return usual | other
+    return {"placed_weight": (usual | other)["weight"], **usual, **other}
 
 
 def status(*nodes: dict[str, Any], **other: Any) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def status(*nodes: dict[str, Any], **other: Any) -> dict[str, Any]:
         "health": "healthy", "map_version": 7, "shards": 16, "replicas": 2, "expected_nodes": 2, "inactive_shards": 0,
         "lost_shards": 0, "withheld_shards": 0, "short_shards": 0, "draining": [], "resets": 0, "layout": None,
         "moving": {"shards": 0, "left_keys": 0, "fill_keys": 0, "fill_bytes": 0}, "nodes": list(nodes),
+        "memory": {"bytes": 4096, "limit_bytes": 0, "over": [], "largest": "server1", "fits_after_loss": None},
     }  # fmt: skip
     return usual | other
 
@@ -68,6 +70,13 @@ def test_a_healthy_cluster_is_told_in_few_words() -> None:
          ["2 shards are LOST: no copy is up (zkv-admin map shows who held them)", "1 shard is not served at present"]),
         ({"short_shards": 1}, ["1 shard has fewer copies than wanted"]),
         ({"moving": moving(3, 40, 2)}, ["3 shards are given new copies, 40 keys left to send"]),
+        ({"memory": {"bytes": 3072, "limit_bytes": 8192, "over": [], "largest": "server2", "fits_after_loss": True}},
+         ["memory: 3.0 KiB of 8.0 KiB; all copies would still fit after the loss of the largest node, server2"]),
+        ({"nodes": [TWO[0], node("server2", 8, 8, bytes=3072, limit_bytes=2048)],
+          "memory": {"bytes": 5120, "limit_bytes": 6144, "over": ["server2"], "largest": "server2",
+                     "fits_after_loss": False}},
+         ["server2 is OVER its memory limit: 3.0 KiB of 2.0 KiB",
+          "memory: 5.0 KiB of 6.0 KiB; after the loss of the largest node, server2, NOT all copies would fit"]),
         ({"resets": 4}, ["4 shards are created anew, empty, since the cluster formed"]),
         ({"nodes": [TWO[0], node("server2", 1, 2, draining=True)]}, ["server2 is being drained: 3 copies left"]),
         ({"withheld_shards": 1,
@@ -85,6 +94,14 @@ def test_rare_columns_are_shown_where_they_say_something() -> None:
     assert head.split() == ["node", "state", "endpoint", "zone", "weight", "primaries", "backups", "keys", "size",
                             "to", "send", "busy"]  # fmt: skip
     assert last.split()[:5] == ["server2", "draining", "tcp://127.0.0.1:5562", "-", "2.0"]
+
+
+def test_limits_evictions_and_refusals_are_columns_where_there_are_any() -> None:
+    limited = node("server2", 8, 8, bytes=3072, limit_bytes=2048, refused=3)
+    head, first, last = status_text(status(node("server1", 8, 8, evicted=7), limited)).split("\n\n")[1].split("\n")
+    assert head.split()[-5:] == ["size", "limit", "evicted", "refused", "busy"]
+    assert first.split()[-5:] == ["-", "7", "0", "12", "%"]
+    assert "3.0 KiB  2.0 KiB (150 %, OVER)        0        3  12 %" in last
 
 
 def test_shares_follow_weights_and_nobody_holds_a_shard_twice() -> None:

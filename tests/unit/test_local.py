@@ -19,6 +19,7 @@ from zkv.local.autoscale import Autoscaler, Change
 from zkv.local.backoff import Backoff
 from zkv.local.control import ControlServer, Reply, call
 from zkv.local.loop import Loop
+from zkv.local.nodes import Nodes
 from zkv.local.plan import Autoscale, LaunchError, NotRunning, Plan, node_names, nodes_of_shard_map
 from zkv.local.ports import reserve
 from zkv.local.rundir import RunDir
@@ -43,6 +44,8 @@ def test_plan_crosses_as_one_line() -> None:
         "--nodes", "7", "--replicas", "3", "--lease-ms", "500", "--drift-margin", "0.2",
     ]  # fmt: skip
     assert node_names(3) == ["server1", "server2", "server3"]
+    limited = Plan(run_dir="/run", nodes=5, replicas=3, settings={"memory_limit_bytes": 2**28, "eviction": "lru"})
+    assert limited.manager_flags()[4:] == ["--memory-limit", "268435456", "--eviction", "lru"]
     full = Plan(
         run_dir="/run", nodes=3, replicas=2, zones=("A", "B"), weights=(1.0, 2.0), respawn=True,
         autoscale=Autoscale(2, 4, 1.0, 2.0),
@@ -99,6 +102,35 @@ def test_a_shard_map_is_at_one_with_what_is_asked_for(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(SettingError, match="is refused: not JSON"):
         nodes_of_shard_map(str(path), None, None)
+
+
+# --- nodes --------------------------------------------------------------------------------------------------------
+
+
+class Started:
+    """In place of a process."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.up, self.exit_status, self.pid, self.endpoint, self.boot_id = name, True, None, 7, "", 1
+
+
+def test_a_node_keeps_its_memory_limit_when_it_is_replaced() -> None:
+    started: list[tuple[str, str, float, int | None]] = []
+    due: list[Any] = []
+
+    def start(name: str, zone: str, weight: float, memory_limit_bytes: int | None) -> Any:
+        started.append((name, zone, weight, memory_limit_bytes))
+        return Started(name)
+
+    plan = Plan(run_dir="/run", nodes=1, replicas=1, respawn=True)
+    nodes = Nodes(plan, start=start, later=lambda delay_s, then: due.append(then), say=lambda text: None)
+    assert nodes.add(1) == ["server1"]
+    assert nodes.add(1, "rack2", 2.0, 2**30) == ["server2"]
+    (child,) = (child for child in nodes.children() if child.name == "server2")
+    child.up, child.exit_status = False, -9
+    nodes.ended(child, "was killed")
+    due[0]()
+    assert started == [("server1", "", 1.0, None), *[("server2", "rack2", 2.0, 2**30)] * 2]
 
 
 # --- replacing, adding, draining -----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.manager_world import CLUSTER, World, boot_of, told
 from zkv.core import wire
+from zkv.core.load import Load
 from zkv.core.manager.effects import Persist, Publish
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import Delta, ShardMap
@@ -17,7 +18,7 @@ def test_a_cluster_forms_when_all_have_joined() -> None:
     world = World("ABC", join=False)
     (welcome, body), (kind, empty) = world.join("A")
     assert welcome == wire.WELCOME
-    assert body == [world.settings.to_wire(), "tcp://h:1", "tcp://h:2", 1]
+    assert body == [world.settings.to_wire(), "tcp://h:1", "tcp://h:2", 1, int(world.now_ms)]
     assert kind == wire.MAP
     assert ShardMap.from_wire(empty) == ShardMap.empty(CLUSTER)
     world.join("B")
@@ -172,7 +173,7 @@ def test_a_restarted_manager_remembers_and_gives_everyone_time() -> None:
     """)
     world.speaking.update("BC")
     world.run(200)
-    assert world.join("B")[0][1][-1] == 2
+    assert world.join("B")[0][1][3] == 2
     world.speaking.discard("B")
     world.run(1000)
     assert world.map()[0] == "epoch 3 on C, waits for A B"
@@ -184,7 +185,7 @@ def test_a_manager_with_an_old_copy_of_its_state_changes_nothing() -> None:
     world.proof("A")
     world.disk = old
     world.start_manager(2)
-    newer = wire.encode(wire.HEARTBEAT, CLUSTER, boot_of("B"), 0, 2, [1, 2, 0, 0, 0, 0, 0, 0, 0])
+    newer = wire.encode(wire.HEARTBEAT, CLUSTER, boot_of("B"), 0, 2, list(Load(1, 2)))
     world.manager.step([(b"", newer)], world.now_ms)
     effects = world.manager.step([world.frame(wire.DEAD, "E", [boot_of("A")])], world.now_ms)
     assert not any(isinstance(effect, Persist) for effect in effects)
@@ -212,6 +213,7 @@ def test_status() -> None:
         "state": "up",
         "zone": "",
         "weight": 1.0,
+        "placed_weight": 1.0,
         "draining": False,
         "primaries": 1,
         "backups": 1,
@@ -223,8 +225,17 @@ def test_status() -> None:
         "operations": 0,
         "busy_permille": 0,
         "rss_bytes": 0,
+        "limit_bytes": 0,
+        "expiring_keys": 0,
+        "expired": 0,
+        "evicted": 0,
+        "refused": 0,
+        "lag_us": 0,
         "boot": f"{boot_of('A'):016x}",
     }
+    assert status["memory"] == {
+        "bytes": 6, "limit_bytes": 0, "over": [], "largest": "A", "fits_after_loss": None,
+    }  # fmt: skip
     world.proof("A")
     assert world.manager.status()["health"] == "healing"
     world.active("B")

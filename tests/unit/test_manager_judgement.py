@@ -7,6 +7,7 @@ import pytest
 
 from tests.unit.manager_world import World, boot_of, told
 from zkv.core import wire
+from zkv.core.load import Load
 
 
 def test_silence_takes_a_suspicion_a_probe_and_a_wait_list() -> None:
@@ -141,7 +142,7 @@ def test_nobody_is_blamed_for_the_managers_own_pause() -> None:
     world.run(700)
     world.now_ms += 10_000
     world.step()
-    world.step([world.frame(wire.HEARTBEAT, "A", [1, 2, 0, 0, 0, 0, 0, 0, 0])])
+    world.step([world.frame(wire.HEARTBEAT, "A", list(Load(1, 2)))])
     world.speaking.add("A")
     world.run(500)
     assert world.notes == []
@@ -151,7 +152,7 @@ def test_a_manager_that_is_always_late_still_sees_a_death() -> None:
     world = World()
     for _ in range(20):
         world.now_ms += 300
-        world.step([world.frame(wire.HEARTBEAT, name, [1, 2, 0, 0, 0, 0, 0, 0, 0]) for name in "BC"])
+        world.step([world.frame(wire.HEARTBEAT, name, list(Load(1, 2))) for name in "BC"])
     assert "A is down" in world.map()
 
 

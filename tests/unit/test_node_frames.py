@@ -43,6 +43,7 @@ def request(**changes: Any) -> bytes:
     fields: dict[str, Any] = {
         "request": 10**6, "attempt": 1, "batch": 1, "watermark": 0, "deadline_ms": 1e300, "op": wire.PUT,
         "indices": None, "shards": wire.pack_u16([shard_of(S2, 2)]), "keys": [S2], "values": ["v"], "ack": 0,
+        "operands": None, "ttls": None,
     }  # fmt: skip
     body = [*(fields | changes).values()]
     return wire.encode(wire.REQUEST, CLUSTER, LOW + ord("x"), 0, 1, body)
@@ -92,7 +93,14 @@ def test_a_body_of_anything_from_a_stranger_does_no_harm(formed: Bench, kind: in
     check_health(formed)
 
 
-FIELDS = ["request", "attempt", "batch", "watermark", "deadline_ms", "op", "indices", "shards", "keys", "values"]
+FIELDS = [
+    "request", "attempt", "batch", "watermark", "deadline_ms", "op", "indices", "shards", "keys", "values", "ack",
+    "operands", "ttls",
+]  # fmt: skip
+
+
+def test_the_request_that_the_others_alter_is_served(formed: Bench) -> None:
+    assert list(statuses(formed, request(deadline_ms=formed.clock_ms("P") + 100))) == ["REPLY"]
 
 
 @given(st.sampled_from(FIELDS), BODIES)
@@ -109,6 +117,17 @@ FIELDS = ["request", "attempt", "batch", "watermark", "deadline_ms", "op", "indi
 @example("indices", wire.pack_u16([65535]))
 @example("shards", wire.pack_u16([9]))
 @example("op", True)
+@example("op", wire.SCAN)
+@example("op", wire.WATCH)
+@example("op", wire.TOUCH)
+@example("op", wire.TTL)
+@example("ack", [1])
+@example("operands", wire.pack_u64([1, 2]))
+@example("ttls", wire.pack_u64([1, 2]))
+@example("ttls", wire.pack_u64([0]))
+@example("ttls", wire.pack_u64([2**64 - 1]))
+@example("ttls", b"1234567")
+@example("ttls", [5])
 def test_a_request_with_one_strange_column_does_no_harm(formed: Bench, name: str, value: Any) -> None:
     bench = formed
     kinds = list(statuses(bench, request(**{name: value, "deadline_ms": bench.clock_ms("P") + 100} | {name: value})))
@@ -171,10 +190,13 @@ def test_a_refused_request_is_told_by_its_number() -> None:
         ("x", []),
         (2**50, []),
         (3 << 60, []),
-        (2**50, [[2**50, ["a"], "v", 1, 1, 1]]),
-        (2**50, [[2**50, "a", "v", 1, 1, "x"]]),
-        (2**50, [[2**50 - 1, "a", "v", 1, 1, 1]]),
-        (2**50, [[2**50, "a", "v", 1, 1, 1], [2**50, "a", "v", 1, 1, 1]]),
+        (2**40, [[2**40, ["a"], "v", 1, 1, 1, None, 0]]),
+        (2**40, [[2**40, "a", "v", 1, 1, "x", None, 0]]),
+        (2**40, [[2**40 - 1, "a", "v", 1, 1, 1, None, 0]]),
+        (2**40, [[2**40, "a", "v", 1, 1, 1, None, 0], [2**40, "a", "v", 1, 1, 1, None, 0]]),
+        (2**40, [[2**40, "a", "v", 1, 1, 1, None, "soon"]]),
+        (2**40, [[2**40, "a", "v", 1, 1, 1, None, -5]]),
+        (2**40, [[2**40, "a", "v", 1, 1, 1, None]]),
     ],
 )
 def test_a_tail_that_cannot_be_is_dropped(position: Any, rows: list[Any]) -> None:

@@ -189,7 +189,8 @@ def test_kinds() -> None:
 def test_operations() -> None:
     rows = {int(row[0]): row[1] for row in table("operations")}
     names = [name for name, value in vars(wire).items() if name.isupper() and isinstance(value, int)]
-    operations = names[names.index("GET") : names.index("OK")]
+    operations = names[names.index("GET") : names.index("SCAN_KEYS")]
+    assert {getattr(wire, name) for name in operations} == wire.OPERATIONS
     assert rows == {getattr(wire, name): name for name in operations}
 
 
@@ -208,8 +209,14 @@ def test_refusals() -> None:
 
 
 def test_parts() -> None:
-    found = {value: name for name, value in vars(serving).items() if name.endswith("_PART")}
+    found = {value: name for name, value in vars(serving).items() if name.endswith("_PART") and type(value) is int}
     assert {int(row[0]): row[1] for row in table("parts")} == found
+
+
+@pytest.mark.parametrize(("name", "pattern"), [("scans", "SCAN_[A-Z]+"), ("events", "[A-Z]+_EVENT")])
+def test_modes_and_kinds(name: str, pattern: str) -> None:
+    found = {value: key for key, value in vars(wire).items() if re.fullmatch(pattern, key)}
+    assert {int(row[0]): row[1] for row in table(name)} == found
 
 
 def test_member_states() -> None:

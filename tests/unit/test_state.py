@@ -77,7 +77,8 @@ def test_placement_resets_and_events_come_back(tmp_path: Path) -> None:
     state.record([Event("manager", "starts", {"boot": "a"}, 1, 7)])
     state.persist(FORM._replace(layout="{}"))
     state.persist(Persist(Delta(2**63 - 5, 1, 2, {1: Shard(2, 2, (C.boot,), born=2)})))
-    state.persist(Persist(None, layout="[]"))
+    state.persist(Persist(None, layout="[]", factors={"A": 0.75, "B": 1.25}))
+    state.persist(Persist(None, filled={0: frozenset((C.boot,))}))
     state.record([Event("join", f"node {number}", {}, number) for number in range(2, KEPT + 10)])
     state.close()
     state = FileState(tmp_path)
@@ -85,6 +86,7 @@ def test_placement_resets_and_events_come_back(tmp_path: Path) -> None:
     state.close()
     assert kept is not None
     assert (kept.layout, kept.resets, kept.map.shards[1].born) == ("[]", 1, 2)
+    assert kept.factors == {"A": 0.75, "B": 1.25}
     assert len(kept.events) == KEPT
     assert kept.events[-1] == Event("join", f"node {KEPT + 9}", {}, KEPT + 9)
 

@@ -28,12 +28,12 @@ def test_a_frame_comes_back_as_it_went(
 
 def test_the_header_is_what_the_protocol_says() -> None:
     frame = wire.encode(wire.ACK, 1, 2, 3, 4, None)
-    assert frame == b"zk\x02\x1f" + struct.pack("<QQQQ", 1, 2, 3, 4) + b"\xc0"
+    assert frame == b"zk\x03\x1f" + struct.pack("<QQQQ", 1, 2, 3, 4) + b"\xc0"
 
 
 @pytest.mark.parametrize(
     "frame",
-    [b"", b"zk", b"zk\x02\x1f" + bytes(31), b"xx\x02\x1f" + bytes(32), b"zk\x01\x1f" + bytes(32)],
+    [b"", b"zk", b"zk\x03\x1f" + bytes(31), b"xx\x03\x1f" + bytes(32), b"zk\x02\x1f" + bytes(32)],
     ids=["empty", "magic alone", "one byte short", "not ours", "another version"],
 )
 def test_what_is_no_header_is_malformed(frame: bytes) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 MAGIC: Final = b"zk"
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 
 HEADER: Final = struct.Struct("<2sBBQQQQ")
 """magic, protocol version, kind, cluster id, sender (boot or client id), target boot id (0: anyone), map version."""
@@ -100,16 +100,40 @@ DELETE_IF_VERSION: Final = 10
 INCR: Final = 11
 APPEND: Final = 12
 GETSET: Final = 13
-KEYS: Final = 14
-"""A page of a shard's keys with a prefix, in the order of their hashes."""
-OPERATIONS: Final = frozenset(range(GET, KEYS + 1))
+SCAN: Final = 14
+"""A page of what a shard holds under a prefix, in the order of the keys' hashes."""
+WATCH: Final = 15
+"""What was committed in a shard, under a prefix, after a version; the answer may wait until there is something."""
+TOUCH: Final = 16
+"""A new time to live for what is there, or none."""
+TTL: Final = 17
+OPERATIONS: Final = frozenset(range(GET, TTL + 1))
 WRITES: Final = frozenset(
-    (PUT, DELETE, PUT_IF_ABSENT, PUT_IF_PRESENT, PUT_IF_VERSION, DELETE_IF_VERSION, INCR, APPEND, GETSET)
+    (PUT, DELETE, PUT_IF_ABSENT, PUT_IF_PRESENT, PUT_IF_VERSION, DELETE_IF_VERSION, INCR, APPEND, GETSET, TOUCH)
 )
 REPLICA_READS: Final = frozenset((GET_ANY, GET_STALE))
-TAKES_VALUE: Final = frozenset((PUT, PUT_IF_ABSENT, PUT_IF_PRESENT, PUT_IF_VERSION, INCR, APPEND, GETSET))
-MIXABLE: Final = OPERATIONS - REPLICA_READS - {KEYS}
+TAKES_VALUE: Final = frozenset((PUT, PUT_IF_ABSENT, PUT_IF_PRESENT, PUT_IF_VERSION, INCR, APPEND, GETSET, SCAN))
+TAKES_TTL: Final = frozenset((PUT, PUT_IF_ABSENT, PUT_IF_PRESENT, PUT_IF_VERSION, GETSET, TOUCH))
+OF_SHARDS: Final = frozenset((SCAN, WATCH))
+"""Operations on whole shards: their keys are prefixes."""
+MIXABLE: Final = OPERATIONS - REPLICA_READS - OF_SHARDS
 """What one request may hold side by side."""
+
+# What a SCAN brings, the two lowest bits of its value; the others tell one walk of a client from another.
+SCAN_KEYS: Final = 0
+SCAN_ENTRIES: Final = 1
+SCAN_FROZEN: Final = 2
+"""Entries as they were at one moment, the same for all pages."""
+SCAN_COUNT: Final = 3
+SCAN_MODE_BITS: Final = 2
+
+NOW: Final = 2**64 - 1
+"""Where a watch begins that wants nothing of what was before."""
+# What happened to a key (events of a WATCH)
+PUT_EVENT: Final = 0
+DELETE_EVENT: Final = 1
+EXPIRE_EVENT: Final = 2
+EVICT_EVENT: Final = 3
 
 OK: Final = 0
 UNMET: Final = 1
@@ -138,7 +162,11 @@ TOO_LARGE: Final = 11
 """The result would not fit 64 bits, or the limit of a value: a failed condition like `UNMET`."""
 OVERTAKEN: Final = 12
 """Done by an earlier try whose answer is lost: a later operation of the same request has taken effect on the key."""
-FAILED: Final = frozenset((UNMET, WRONG_TYPE, TOO_LARGE))
+NO_ROOM: Final = 13
+"""The write would need memory beyond the node's limit: a failed condition like `UNMET`."""
+GONE: Final = 14
+"""What came after the version that a WATCH named is not remembered any more."""
+FAILED: Final = frozenset((UNMET, WRONG_TYPE, TOO_LARGE, NO_ROOM, GONE))
 """Answers that depend on the state, changed nothing, and count only for the latest try."""
 ANSWERS: Final = FAILED | {OK}
 DEFINITE: Final = frozenset((MOVED, NOT_READY, OLD_ROUTE, BUSY, LATE, THIN))

@@ -62,6 +62,16 @@ class AdminLink:
         except wire.Malformed as error:
             raise ProtocolError(str(error)) from error
 
+    def cluster_ms(self) -> int:
+        """The cluster's time, in which expiries are kept: milliseconds since the Unix epoch; 0: not known yet.
+
+        Raises ManagerUnreachable, ProtocolError.
+        """
+        answer = self._ask(wire.HELLO, None, wire.WELCOME)
+        if not isinstance(answer, list) or len(answer) < 5 or type(answer[4]) is not int:
+            raise ProtocolError("the manager's WELCOME does not tell the time")
+        return answer[4]
+
     def ask(self, verb: str, **args: Any) -> dict[str, Any]:
         """What an operator asks of the manager; its answer. docs/PROTOCOL.md lists the verbs and their arguments.
 

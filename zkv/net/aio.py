@@ -18,12 +18,28 @@ import zmq
 from zkv.core import wire
 from zkv.core.client.calls import Call
 from zkv.core.node.local import Address
-from zkv.errors import ClosedError, Unavailable, UsageError
+from zkv.errors import ClosedError, Unavailable, UsageError, ZkvError
 from zkv.net.client import CALLS_LIMIT, ClientHost
 from zkv.net.clock import now_ms
 
 ROUNDS: Final = 8
 """Turns taken in a row while frames keep coming; then the loop's other work has its turn."""
+
+
+class AsyncStanding:
+    """A call that is under way, or done, and that nobody need wait for."""
+
+    __slots__ = ("call", "future", "home")
+
+    def __init__(self, home: AsyncConnection, call: Call, future: asyncio.Future[None]) -> None:
+        self.home = home
+        self.call = call
+        self.future = future
+
+    @property
+    def done(self) -> bool:
+        """Whether its results are there."""
+        return self.call.done
 
 
 class AsyncConnection(ClientHost):
@@ -44,18 +60,11 @@ class AsyncConnection(ClientHost):
 
     async def perform(
         self, op: int | bytes, keys: Sequence[Any], values: Sequence[Any] | None, operands: Sequence[int] | None,
-        timeout_ms: float, ack: int = wire.ACK_DEFAULT,
+        timeout_ms: float, ack: int = wire.ACK_DEFAULT, ttls: Sequence[int] | None = None,
+        shards: Sequence[int] | None = None,
     ) -> Call:  # fmt: skip
         """Run one call to its end: answers and failures."""
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._attach(loop)
-        if len(self._futures) >= CALLS_LIMIT:
-            raise UsageError(f"this client has {CALLS_LIMIT} calls under way already")
-        started_ms = now_ms()
-        call = self.core.submit(op, keys, values, started_ms, started_ms + timeout_ms, ack, operands)
-        future = self._futures[call] = loop.create_future()
-        self._schedule()
+        call, future = self._start(op, keys, values, operands, timeout_ms, ack, ttls, shards)
         try:
             await future
         except asyncio.CancelledError:
@@ -65,6 +74,68 @@ class AsyncConnection(ClientHost):
         finally:
             self._futures.pop(call, None)
         return call
+
+    def begin(
+        self, op: int | bytes, keys: Sequence[Any], values: Sequence[Any] | None, operands: Sequence[int] | None,
+        timeout_ms: float, ack: int = wire.ACK_DEFAULT, ttls: Sequence[int] | None = None,
+        shards: Sequence[int] | None = None,
+    ) -> AsyncStanding:  # fmt: skip
+        """Begin a call and return; the loop sees to it."""
+        call, future = self._start(op, keys, values, operands, timeout_ms, ack, ttls, shards)
+
+        def over(future: asyncio.Future[None]) -> None:
+            self._futures.pop(call, None)
+            if not future.cancelled():
+                future.exception()  # looked at: the loop need not warn of what nobody waited for
+
+        future.add_done_callback(over)
+        return AsyncStanding(self, call, future)
+
+    async def wait_any(self, standing: Sequence[AsyncStanding], timeout_ms: float) -> None:
+        """Wait until one of these calls is done or given up, or the time has passed. A cancellation leaves them
+        standing.
+
+        Raises ClosedError if the client is closed meanwhile, Unavailable if the connection, or its loop, is no more:
+        the calls are lost then.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._attach(loop)
+        if any(one.done for one in standing):
+            return
+        if any(one.future.get_loop() is not loop for one in standing):
+            raise Unavailable("these calls were begun in another event loop")
+        futures = {one.future for one in standing}
+        if not futures:
+            await asyncio.sleep(timeout_ms / 1000)
+            return
+        ended, _ = await asyncio.wait(futures, timeout=timeout_ms / 1000, return_when=asyncio.FIRST_COMPLETED)
+        for future in ended:
+            if not future.cancelled() and isinstance(error := future.exception(), ZkvError):
+                raise error
+
+    def give_up(self, standing: Sequence[AsyncStanding]) -> None:
+        """Nobody wants these calls any more: whoever waits for one does so no longer."""
+        for one in standing:
+            if not one.call.done:
+                self.core.abandon(one.call)
+            if not one.future.get_loop().is_closed():
+                one.future.cancel()
+
+    def _start(
+        self, op: int | bytes, keys: Sequence[Any], values: Sequence[Any] | None, operands: Sequence[int] | None,
+        timeout_ms: float, ack: int, ttls: Sequence[int] | None, shards: Sequence[int] | None,
+    ) -> tuple[Call, asyncio.Future[None]]:  # fmt: skip
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._attach(loop)
+        if len(self._futures) >= CALLS_LIMIT:
+            raise UsageError(f"this client has {CALLS_LIMIT} calls under way already")
+        started_ms = now_ms()
+        call = self.core.submit(op, keys, values, started_ms, started_ms + timeout_ms, ack, operands, ttls, shards)
+        future = self._futures[call] = loop.create_future()
+        self._schedule()
+        return call, future
 
     def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not None and not self._loop.is_closed():

@@ -6,6 +6,9 @@ their results are there, or until the driver, whose own call is done, wakes one 
 thread pays for no other, and operations of many threads go out together because they wait together (the
 leader/followers pattern of Schmidt et al., POSA2, with the batching of a group commit).
 
+A call may also be left *standing*: whoever began it comes back for the answer when he likes, and waits for any of
+several at a time, as a watch does. What is answered while nobody waits lies in its socket.
+
 A signal handler may raise at any line. Therefore the wheel names its owner and is taken and freed in one step each; who
 leaves does so twice, in case the first time is interrupted; sleepers look after themselves now and then; and an
 exception in the middle of a turn condemns the whole connection, as nobody knows what state its core is in.
@@ -103,26 +106,41 @@ def connected(kind: type[H], manager: str, **options: Any) -> H:
         raise UsageError(f"{manager!r} is not an endpoint: write tcp://HOST:PORT ({error.strerror})") from error
 
 
-class _Waiter:
-    """A call of one thread."""
+class Standing:
+    """A call that is to be made, is under way, or is done."""
 
-    __slots__ = ("arguments", "call", "deadline_ms", "given_up", "signal", "thread")
+    __slots__ = ("arguments", "call", "given_up", "home")
 
-    def __init__(self, arguments: tuple[Any, ...], deadline_ms: float) -> None:
+    def __init__(self, home: Connection, arguments: tuple[Any, ...]) -> None:
+        self.home = home
         self.arguments = arguments
-        self.deadline_ms = deadline_ms
         self.call: Call | None = None
         self.given_up = False
-        """Its thread waits no more."""
+        """Nobody wants it any more."""
+
+    @property
+    def done(self) -> bool:
+        """Whether its results are there."""
+        return self.call is not None and self.call.done
+
+
+class _Waiter(Standing):
+    """A call of one thread, which waits for it."""
+
+    __slots__ = ("deadline_ms", "signal", "thread")
+
+    def __init__(self, home: Connection, arguments: tuple[Any, ...], deadline_ms: float) -> None:
+        super().__init__(home, arguments)
+        self.deadline_ms = deadline_ms
         self.thread = threading.get_ident()
         self.signal = threading.Lock()
         """Held while there is nothing to wake up for."""
         self.signal.acquire()
 
     @property
-    def done(self) -> bool:
-        """Whether its results are there."""
-        return self.call is not None and self.call.done
+    def unheard(self) -> bool:
+        """Whether the driver has yet to look into the inbox for it."""
+        return self.call is None
 
     def wake(self) -> None:
         """Have its thread look again."""
@@ -132,6 +150,25 @@ class _Waiter:
             pass  # it is awake
 
 
+class _Watcher(_Waiter):
+    """A thread that waits for any of several standing calls, until a time."""
+
+    __slots__ = ("standing",)
+
+    def __init__(self, home: Connection, standing: Sequence[Standing], until_ms: float) -> None:
+        super().__init__(home, (), until_ms)
+        self.standing = standing
+
+    @property
+    def done(self) -> bool:
+        """Whether there is something to look at, or the time is over."""
+        return any(one.done or one.given_up for one in self.standing) or now_ms() >= self.deadline_ms
+
+    @property
+    def unheard(self) -> bool:
+        return any(one.call is None for one in self.standing)
+
+
 class Connection(ClientHost):
     """Sockets that threads share."""
 
@@ -139,9 +176,13 @@ class Connection(ClientHost):
         super().__init__(manager, **options)
         self._wheel: dict[int, _Waiter] = {}
         """At 0 the one that drives; setdefault takes it, and pop frees it, in one step that nothing can interrupt."""
-        self._inbox: deque[_Waiter] = deque()
+        self._inbox: deque[Standing] = deque()
         self._waiters: dict[Call, _Waiter] = {}
         """Calls under way. Changed by the driver alone."""
+        self._standing: dict[Call, Standing] = {}
+        """Standing calls under way. Changed by the driver alone."""
+        self._watchers: dict[_Watcher, None] = {}
+        """Threads that wait for standing calls."""
         self._polling = False
         """Whether the driver may be asleep."""
         self._in_turn = False
@@ -160,19 +201,19 @@ class Connection(ClientHost):
 
     def perform(
         self, op: int | bytes, keys: Sequence[Any], values: Sequence[Any] | None, operands: Sequence[int] | None,
-        timeout_ms: float, ack: int = wire.ACK_DEFAULT,
+        timeout_ms: float, ack: int = wire.ACK_DEFAULT, ttls: Sequence[int] | None = None,
+        shards: Sequence[int] | None = None,
     ) -> Call:  # fmt: skip
         """Run one call to its end: answers and failures. Called by any thread.
 
         Raises ClosedError if the client is closed meanwhile, Unavailable if the connection is condemned.
         """
-        if self._is_mine():
-            raise UsageError("a signal handler cannot use the client whose call it interrupted")
-        if len(self._waiters) + len(self._inbox) >= CALLS_LIMIT:
-            raise UsageError(f"this client has {CALLS_LIMIT} calls under way already")
+        self._check_admission()
         started_ms = now_ms()
         deadline_ms = started_ms + timeout_ms
-        waiter = _Waiter((op, keys, values, started_ms, deadline_ms, ack, operands), deadline_ms)
+        waiter = _Waiter(
+            self, (op, keys, values, started_ms, deadline_ms, ack, operands, ttls, shards), deadline_ms
+        )
         try:
             try:
                 self._inbox.append(waiter)
@@ -188,6 +229,63 @@ class Connection(ClientHost):
         assert waiter.call is not None
         return waiter.call
 
+    # --- standing calls --------------------------------------------------------------------------------------------
+
+    def begin(
+        self, op: int | bytes, keys: Sequence[Any], values: Sequence[Any] | None, operands: Sequence[int] | None,
+        timeout_ms: float, ack: int = wire.ACK_DEFAULT, ttls: Sequence[int] | None = None,
+        shards: Sequence[int] | None = None,
+    ) -> Standing:  # fmt: skip
+        """Begin a call and return. It is sent when a thread next waits for something, this call or another."""
+        self._check_admission()
+        started_ms = now_ms()
+        one = Standing(self, (op, keys, values, started_ms, started_ms + timeout_ms, ack, operands, ttls, shards))
+        self._inbox.append(one)
+        return one
+
+    def wait_any(self, standing: Sequence[Standing], timeout_ms: float) -> None:
+        """Wait until one of these calls is done or given up, or the time has passed. Called by any thread.
+
+        An interrupt leaves the calls standing. Raises ClosedError if the client is closed meanwhile, Unavailable if the
+        connection is condemned: the calls are lost then.
+        """
+        self._check_admission()
+        if any(one.done for one in standing):
+            return
+        watcher = _Watcher(self, standing, now_ms() + timeout_ms)
+        try:
+            try:
+                self._watchers[watcher] = None
+                while True:
+                    if self._wheel.setdefault(0, watcher) is watcher:
+                        self._drive(watcher)
+                    else:
+                        self._sleep(watcher)
+                    if watcher.done:
+                        break
+            finally:
+                self._leave(watcher)
+        finally:
+            self._leave(watcher)  # again: a signal may have ended the first
+
+    def give_up(self, standing: Sequence[Standing]) -> None:
+        """Nobody wants these calls any more: the next turn forgets them, and whoever waits for one waits no more."""
+        for one in standing:
+            if not one.given_up:
+                one.given_up = True
+                self._inbox.append(one)
+        for watcher in list(self._watchers):
+            watcher.wake()
+        if self._polling:
+            self._ring()
+
+    def _check_admission(self) -> None:
+        """Raise UsageError where no call can be begun."""
+        if self._is_mine():
+            raise UsageError("a signal handler cannot use the client whose call it interrupted")
+        if len(self._waiters) + len(self._standing) + len(self._inbox) >= CALLS_LIMIT:
+            raise UsageError(f"this client has {CALLS_LIMIT} calls under way already")
+
     def _is_mine(self) -> bool:
         """Whether this very thread drives: then this is a signal handler, or a finalizer."""
         driver = self._wheel.get(0)
@@ -197,10 +295,12 @@ class Connection(ClientHost):
 
     def _drive(self, waiter: _Waiter) -> None:
         """Take turns until this thread's own call is done."""
-        # What waits since the last call, broadcasts above all, is looked at first, unless that was just now.
-        self._turn(0.0 if now_ms() - self._polled_ms > STALE_MS else None)
+        # What waits since the last call, broadcasts above all, is looked at first, unless that was just now. Answers to
+        # standing calls wait, too.
+        look = now_ms() - self._polled_ms > STALE_MS or type(waiter) is _Watcher
+        self._turn(0.0 if look else None)
         while not waiter.done:
-            self._turn(self.core.next_wake_ms - now_ms())
+            self._turn(min(self.core.next_wake_ms, waiter.deadline_ms) - now_ms())
 
     def _turn(self, timeout_ms: float | None) -> None:
         """Wait for frames, at most so long (None: don't look at all), and take one step."""
@@ -229,17 +329,24 @@ class Connection(ClientHost):
             ended = self._waiters.pop(call, None)
             if ended is not None:
                 ended.wake()
+            elif self._standing.pop(call, None) is not None:
+                for watcher in list(self._watchers):
+                    watcher.wake()
         self._in_turn = False
 
-    def _take(self, waiter: _Waiter) -> None:
-        """Start a call, or forget one whose thread has left."""
-        if waiter.given_up:
-            if waiter.call is not None:
-                self.core.abandon(waiter.call)
-                self._waiters.pop(waiter.call, None)
-        elif waiter.call is None:
-            waiter.call = self.core.submit(*waiter.arguments)
-            self._waiters[waiter.call] = waiter
+    def _take(self, one: Standing) -> None:
+        """Start a call, or forget one that nobody wants."""
+        if one.given_up:
+            if one.call is not None:
+                self.core.abandon(one.call)
+                self._waiters.pop(one.call, None)
+                self._standing.pop(one.call, None)
+        elif one.call is None:
+            one.call = self.core.submit(*one.arguments)
+            if isinstance(one, _Waiter):
+                self._waiters[one.call] = one
+            else:
+                self._standing[one.call] = one
 
     def _check(self) -> None:
         """Raise where no turn may be taken any more."""
@@ -250,7 +357,9 @@ class Connection(ClientHost):
 
     def _leave(self, waiter: _Waiter) -> None:
         """This thread is through: free the wheel if it has it, and have another take it."""
-        if not waiter.done and not waiter.given_up:
+        if isinstance(waiter, _Watcher):
+            self._watchers.pop(waiter, None)
+        elif not waiter.done and not waiter.given_up:
             waiter.given_up = True
             self._inbox.append(waiter)  # the driver is to forget it
         if self._wheel.get(0) is not waiter:
@@ -260,13 +369,13 @@ class Connection(ClientHost):
         self._polling = False
         if self._closing or self.condemned:
             self._close_sockets()
-            sleepers = [*self._waiters.values(), *tuple(self._inbox)]
+            sleepers = [*self._waiters.values(), *_waiters_in(self._inbox), *list(self._watchers)]
         else:
             sleepers = [one for one in list(self._waiters.values()) if not one.done and not one.given_up][:1]
         self._wheel.pop(0, None)
-        # Somebody may have put something into the inbox, and found us still driving.
-        newcomers = [one for one in tuple(self._inbox) if not one.given_up]
-        for other in (*sleepers, *newcomers[:1]):
+        # Somebody may have put something into the inbox, or begun to watch, and found us still driving.
+        newcomers = [one for one in _waiters_in(self._inbox) if not one.given_up]
+        for other in (*sleepers, *newcomers[:1], *list(self._watchers)[:1]):
             other.wake()
 
     # --- those who sleep -------------------------------------------------------------------------------------------
@@ -274,9 +383,12 @@ class Connection(ClientHost):
     def _sleep(self, waiter: _Waiter) -> None:
         """Wait for the results, or for the wheel to be free, or look again in a while."""
         self._check()
-        if self._polling and waiter.call is None and len(self._waiters) < CROWD:
+        if self._polling and waiter.unheard and len(self._waiters) < CROWD:
             self._ring()
         left_ms = waiter.deadline_ms - now_ms()
+        if isinstance(waiter, _Watcher):
+            waiter.signal.acquire(timeout=min(TICK_S, max(left_ms, 0.0) / 1000))
+            return
         if left_ms < -GRACE_MS:
             raise TimedOut("no answer, and nobody ended this call in time")
         waiter.signal.acquire(timeout=TICK_S)
@@ -307,7 +419,7 @@ class Connection(ClientHost):
         self._closing = True
         if self._is_mine():
             return  # the call that this interrupted closes them on its way out
-        closer = _Waiter((), now_ms())
+        closer = _Waiter(self, (), now_ms())
         closer.given_up = True
         while self._wheel.setdefault(0, closer) is not closer:
             self._ring()
@@ -328,7 +440,12 @@ class Connection(ClientHost):
             super().close()
 
 
+def _waiters_in(inbox: deque[Standing]) -> list[_Waiter]:
+    """Those in the inbox whose threads wait for them."""
+    return [one for one in tuple(inbox) if isinstance(one, _Waiter)]
+
+
 _of_parents: Final[list[Connection]] = []
 """Kept for the life of a forked child: their destructors would wait for threads that only the parent has."""
 
-__all__ = ["ClientHost", "Connection", "connected"]
+__all__ = ["ClientHost", "Connection", "Standing", "connected"]

@@ -6,11 +6,9 @@ takes all that waits; batches form because work is waiting, never because someon
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import random
-from typing import Final
 
 import zmq
 
@@ -19,7 +17,7 @@ from zkv.core.node.node import Node
 from zkv.core.settings import BOOT_ID_LOW, NodeConfig
 from zkv.errors import ZkvError
 from zkv.local.lifeline import parent_is_gone
-from zkv.net import sockets
+from zkv.net import collecting, sockets
 from zkv.net.clock import now_ms
 from zkv.net.links import DRAIN_FRAMES, Context, Links, Socket
 from zkv.net.partition import Partition
@@ -27,9 +25,6 @@ from zkv.net.signals import Termination
 from zkv.net.usage import Usage
 
 logger = logging.getLogger("zkv.node")
-
-GC_THRESHOLDS: Final = (50_000, 50, 1000)
-"""The cores make no cycles and entries are untracked tuples: full collections of a large store would only be pauses."""
 
 
 class NodeHost:
@@ -54,6 +49,7 @@ class NodeHost:
             zone=config.zone,
             weight=config.weight,
             bound=config.advertise is None,
+            memory_limit_bytes=config.memory_limit_bytes,
         )
         self.links = Links(context, config.manager)
         self.links.poller.register(self.router, zmq.POLLIN)
@@ -161,12 +157,12 @@ def run(config: NodeConfig) -> None:
             if config.ready_fd is not None:
                 with os.fdopen(config.ready_fd, "w") as ready:
                     ready.write(host.endpoint + "\n")
-            gc.freeze()
-            gc.set_threshold(*GC_THRESHOLDS)
+            collecting.begin()
             with Termination() as termination:
                 host.links.poller.register(termination.fd, zmq.POLLIN)
                 while not termination.asked and not parent_is_gone():
                     host.turn(host.core.next_wake_ms - now_ms())
+                    collecting.rest()
                     if host.core.contact.released:
                         logger.info("%s was drained: its shards are held by others, and it leaves", config.name)
                         return

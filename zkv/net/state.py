@@ -172,7 +172,8 @@ class FileState(_Checked):
         version = int(self._meta("version") or 0)
         shard_map = ShardMap(cluster, version, members, tuple(shards))
         layout, resets = self._meta("layout") or "", int(self._meta("resets") or 0)
-        return Stored(cluster, settings, shard_map, layout, resets, self._read_events(), self._read_filled())
+        factors = json.loads(self._meta("factors") or "{}")
+        return Stored(cluster, settings, shard_map, layout, resets, self._read_events(), self._read_filled(), factors)
 
     def _read_filled(self) -> dict[int, frozenset[int]]:
         found: dict[int, frozenset[int]] = {}
@@ -198,6 +199,8 @@ class FileState(_Checked):
             self._put_meta("resets", str(after.resets))
             if persist.layout is not None:
                 self._put_meta("layout", persist.layout)
+            if persist.factors is not None:
+                self._put_meta("factors", json.dumps(after.factors))
             if delta is not None:
                 self._db.executemany("DELETE FROM members WHERE boot = ?", [(boot,) for boot in delta.removed])
                 self._db.executemany("REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?, ?)", delta.members)

@@ -31,7 +31,8 @@ MUST_FIRE: Final = (
     "fenced batches", "demotions", "held reads", "held replies demoted", "replica reads", "retries found",
     "late requests", "manager crashes", "node crashes", "node pauses", "node restarts", "cuts", "node joins",
     "nodes drained", "fills begun", "fills reported", "fills struck", "chunks taken", "shards reset", "requests parked",
-    "writes acknowledged early", "backups dismissed",
+    "writes acknowledged early", "backups dismissed", "entries expired", "expiries met", "entries evicted",
+    "writes refused for want of memory", "events told", "watches lost", "frozen walks begun anew",
 )  # fmt: skip
 """A run of seeds in which one of these never happened has not tested what it claims to."""
 SEED_LIMIT_S: Final = 120

@@ -12,9 +12,11 @@ from typing import Any, Final
 
 from zkv.core import wire
 from zkv.core.settings import ClusterSettings
-from zkv.sim.history import COUNTER, LOG, Scan, Violation
+from zkv.core.shardmap import shard_of
+from zkv.sim.history import COUNTER, EXPIRING, LOG, Violation
 from zkv.sim.processes import MANAGER_PID, ClientProcess
 from zkv.sim.restless import limits
+from zkv.sim.walks import Walker, Watcher
 from zkv.sim.world import World
 
 READS: Final = (wire.GET, wire.GET, wire.GET_ANY, wire.GET_ANY, wire.GET_ANY, wire.GET_STALE)
@@ -23,9 +25,14 @@ WRITES: Final = (
     *(wire.PUT,) * 5, *(wire.DELETE,) * 3, wire.PUT_IF_ABSENT, wire.PUT_IF_PRESENT, wire.PUT_IF_VERSION,
     wire.PUT_IF_VERSION, wire.DELETE_IF_VERSION, wire.GETSET,
 )  # fmt: skip
+EXPIRING_WRITES: Final = (
+    *(wire.PUT,) * 6, wire.TOUCH, wire.TOUCH, wire.GETSET, wire.PUT_IF_PRESENT, wire.PUT_IF_ABSENT, wire.DELETE
+)
+TTLS_MS: Final = (0, 50, 300, 300, 1000, 2500)
 MIXED: Final = (wire.GET, wire.GET, *WRITES)
 KINDS: Final = {
     wire.DELETE: "delete", wire.DELETE_IF_VERSION: "delete", wire.INCR: "incr", wire.APPEND: "append",
+    wire.TOUCH: "touch",
 }  # fmt: skip
 FORM_MS: Final = 3000.0
 NODES_LIMIT: Final = 7
@@ -57,6 +64,9 @@ class Campaign:
             loss_grace_s=rng.choice((0.0, 1.0)),
             fill_bytes_per_s=rng.choice((64 * 1024, 64 * 2**20)),
             min_in_sync=rng.choice((1, 1, 1, min(2, replicas))),
+            history_bytes=rng.choice((16 * 2**20, 16 * 2**20, 20_000)),
+            memory_limit_bytes=rng.choice((0, 0, 0, 0, 0, 5000)),
+            eviction=rng.choice(("none", "lru", "ttl")),
         )
         self.world = world_class(seed, settings)
         if rng.random() < 0.5:
@@ -73,8 +83,12 @@ class Campaign:
         self.keys = [f"key{number}" for number in range(rng.choice((2, 6, 12, 40)))]
         self.counters = [f"{COUNTER}{number}" for number in range(2)]
         self.logs = [f"{LOG}{number}" for number in range(2)]
+        self.expiring = [f"{EXPIRING}{number}" for number in range(rng.choice((1, 3)))]
+        if settings.memory_limit_bytes:
+            self.counters = self.logs = []  # evicted they would begin anew
         self.clients: list[ClientProcess] = []
-        self.values = self.asked = 0
+        self.watchers: list[Watcher] = []
+        self.values = self.asked = self.walks = 0
         self.storm = False
         self.early = rng.choice((0.0, 0.0, 0.3))
         """Part of the writes that ask for an early acknowledgement (SAFETY 27)."""
@@ -93,6 +107,11 @@ class Campaign:
             self.clients.append(client)
             for _ in range(self.rng.choice((1, 2, 4, 6))):
                 self._next_call(client)
+        for number in range(self.rng.choice((0, 0, 1, 2))):
+            client = ClientProcess(world, f"client-w{number + 1}", subscribed=self.rng.random() < 0.8)
+            world.processes[client.pid] = client
+            self.clients.append(client)
+            self.watchers.append(Watcher(world, client))
         self.storm = True
         world.clockwork.after(self.rng.expovariate(1 / self.fault_ms), self._fault)
         world.run(world.clockwork.now_ms + storm_ms)
@@ -100,6 +119,7 @@ class Campaign:
         self._check_ended()
         self._finish()
         world.history.check()
+        world.history.check_watches(lambda key: shard_of(key, world.settings.shards))
         for process in world.nodes.values():
             world.collect_counts(process)
         for client in self.clients:
@@ -132,10 +152,19 @@ class Campaign:
         keys = rng.sample(self.keys, rng.choice((1, 1, 1, 2, len(self.keys))))
         choice = rng.random()
         if choice < 0.03:
-            self._scan(client, Scan(self.world.clockwork.now_ms), dict.fromkeys(range(self.world.settings.shards), 0))
+            self.walks += 1
+            mode = rng.choice((wire.SCAN_KEYS, wire.SCAN_ENTRIES, wire.SCAN_FROZEN, wire.SCAN_COUNT))
+            Walker(
+                self.world, client, mode, self.walks, lambda: self.storm, lambda: self._next_call(client)
+            ).go_on()
         elif choice < 0.12:
             client_ops = [rng.choice(MIXED) for _ in range(rng.choice((2, 5)))]
             self._submit(client, client_ops, [rng.choice(keys) for _ in client_ops])
+        elif choice >= 0.86:
+            few = rng.sample(self.expiring, rng.choice((1, len(self.expiring))))
+            self._submit(client, rng.choice(READS if rng.random() < 0.6 else EXPIRING_WRITES), few)
+        elif choice < 0.34 and not self.counters:
+            self._submit(client, rng.choice(READS), keys)
         elif choice < 0.2:
             self._submit(client, wire.INCR, rng.sample(self.counters, rng.choice((1, 2))))
         elif choice < 0.26:
@@ -159,44 +188,22 @@ class Campaign:
         if not CONDITIONS.isdisjoint(ops):
             pairs = zip(ops, keys, strict=True)
             operands = [self._known_version(key) if one in CONDITIONS else 0 for one, key in pairs]
+        ttls: list[int] | None = None
+        if keys[0].startswith(EXPIRING) and not wire.TAKES_TTL.isdisjoint(ops):
+            ttls = [rng.choice(TTLS_MS) if one in wire.TAKES_TTL else 0 for one in ops]
         now_ms = world.clockwork.now_ms
         operations = []
         for place, (one, key) in enumerate(zip(ops, keys, strict=True)):
             kind = KINDS.get(one, "put" if one in wire.TAKES_VALUE else "get")
             value = None if values is None else values[place]
             operations.append(world.history.begin(client.pid, kind, key, _word(kind, value), now_ms))
+            operations[-1].ttl_ms = 0.0 if ttls is None else ttls[place]
         writes = not wire.WRITES.isdisjoint(ops)
         client.submit(
             bytes(ops) if isinstance(op, list) else op, keys, values, rng.choice((400.0, 1500.0, 3000.0)),
             (operations, lambda: self._next_call(client)),
-            early=writes and rng.random() < self.early, operands=operands,
+            early=writes and rng.random() < self.early, operands=operands, ttls=ttls,
         )  # fmt: skip
-
-    def _scan(self, client: ClientProcess, scan: Scan, cursors: dict[int, int]) -> None:
-        """Go on through the keys, page by page; a page that cannot be had ends the walk."""
-        shards = list(cursors)
-
-        def page_came() -> None:
-            if call.failures:
-                self._next_call(client)
-                return
-            for shard, (keys, cursor) in zip(shards, call.columns()[1], strict=True):
-                scan.seen.extend(keys)
-                cursors[shard] = cursor
-                if cursor is None:
-                    del cursors[shard]
-            if cursors and client.alive and self.storm:
-                self._scan(client, scan, cursors)
-                return
-            if not cursors:
-                scan.end_ms = self.world.clockwork.now_ms
-                self.world.history.scans.append(scan)
-                self.world.fired["scans"] += 1
-            self._next_call(client)
-
-        call = client.submit(
-            wire.KEYS, [""] * len(shards), shards, 2000.0, ([], page_came), operands=list(cursors.values())
-        )
 
     def _value(self, op: int) -> Any:
         if op == wire.INCR:
@@ -426,8 +433,9 @@ class Campaign:
 
     def _check_ended(self) -> None:
         """Every call has come to its end by now: their deadlines have passed."""
+        watching = {watcher.client for watcher in self.watchers}
         for client in self.clients:
-            if client.calls or client.core._calls:
+            if client not in watching and (client.calls or client.core._calls):
                 raise Violation(f"{client.pid} has {len(client.calls)} calls that never end")
 
     def _finish(self) -> None:
@@ -435,7 +443,8 @@ class Campaign:
         world = self.world
         client = ClientProcess(world, "reader", subscribed=True)
         world.processes[client.pid] = client
-        keys = [key for key in (*self.keys, *self.counters, *self.logs) if not world.is_lost(key)]
+        everything = (*self.keys, *self.counters, *self.logs, *self.expiring)
+        keys = [key for key in everything if not world.is_lost(key)]
         operations = [world.history.begin(client.pid, "get", key, None, world.clockwork.now_ms) for key in keys]
         outcome: list[str] = []
         client.submit(wire.GET, keys, None, 3900.0, (operations, lambda: outcome.append("ended")))
@@ -443,6 +452,23 @@ class Campaign:
         if not outcome or any(operation.outcome != "ok" for operation in operations):
             raise Violation(f"after the storm the cluster does not serve: {self._story()}")
         self._heal()
+        self._check_watchers(keys)
+
+    def _check_watchers(self, keys: list[str]) -> None:
+        """By now every watch knows of every write, but of those to shards that were lost."""
+        history, shards = self.world.history, self.world.settings.shards
+        newest: dict[int, int] = {}
+        for key in keys:
+            writes = (one for one in history.operations[key] if one.outcome == "ok" and one.kind != "get")
+            versions = [one.version or 0 for one in writes]
+            shard = shard_of(key, shards)
+            newest[shard] = max(newest.get(shard, 0), *versions, 0)
+        for watcher in self.watchers:
+            watcher.stopped = True
+            for shard, version in newest.items():
+                known = watcher.tokens.get(shard, 0)
+                if known < version:
+                    raise Violation(f"{watcher.client.pid} knows shard {shard} up to {known} only, not {version}")
 
     def _heal(self) -> None:
         """Every shard that is not lost gets all its copies, and then the map comes to rest."""

@@ -12,16 +12,24 @@ order instead of a search. A history passes if, for each key,
 The values of a run are unique, so a read names its write. A read that finds nothing may show version 0 (never written,
 or the tombstone is forgotten): it then stands for the oldest delete that it can stand for.
 
-Two kinds of keys are checked in their own ways besides: counters, which are only incremented by one (each increment
-counts once, whatever was retried), and logs, to which words are only appended (each word is there once, in order).
+Three kinds of keys are checked in their own ways besides: counters, which are only incremented by one (each increment
+counts once, whatever was retried), logs, to which words are only appended (each word is there once, in order), and keys
+that expire (none is shown long after its time, none is missing before it). Expiries and evictions are in the history as
+deletes that may have been done, at the moment at which a primary decides on them.
+
+A watch tells of versions: each committed one that lies between where it began and where it ended is told once, in
+order, and what was told is committed, as if it had been read.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+from zkv.core import wire
 
 STORY_BEFORE = 12
 STORY_AFTER = 6
@@ -29,10 +37,16 @@ STORY_AFTER = 6
 OK = "ok"
 UNKNOWN = "unknown"
 MANAGER = "manager"
+EXPIRED, EVICTED = "expired", "evicted"
+"""The clients of deletes that no client asked for."""
 NOT_DONE = "not done"
 UNSEEN: Any = ("nothing is said",)
-COUNTER, LOG = "count", "log"
-"""How the names of counters and logs begin."""
+COUNTER, LOG, EXPIRING = "count", "log", "ttl"
+"""How the names of counters, logs, and keys that expire begin."""
+FAST, SLOW = 1.25, 0.85
+"""How fast cluster time may run at a node, with the clocks and the margin of the simulation."""
+OFF_MS = 700.0
+"""By how much two nodes may disagree about it."""
 
 
 @dataclass
@@ -57,6 +71,10 @@ class Operation:
     """Of a write that says what it replaced: the value (None: nothing), or the version."""
     result: Any = None
     """What incr and append return."""
+    ttl_ms: float = 0.0
+    """Of a put or touch: how long the entry lives; 0: for ever."""
+    told: bool = False
+    """Of a read: an event of a watch, which tells of a version that was committed by then, and perhaps replaced."""
 
     def __str__(self) -> str:
         version = "?" if self.version is None else f"{self.version >> 40}.{self.version & ((1 << 40) - 1)}"
@@ -68,6 +86,27 @@ class Operation:
 
 class Violation(AssertionError):
     """The promise was broken."""
+
+
+class Told(NamedTuple):
+    """An event, as a watch told of it."""
+
+    version: int
+    kind: int
+    key: str
+    value: Any
+
+
+@dataclass
+class Watched:
+    """What a watch was told of one shard, from where it began on, or began anew because the history was gone."""
+
+    shard: int
+    begun: int
+    """The first token."""
+    ended: int
+    """The last."""
+    events: list[Told] = field(default_factory=list)
 
 
 @dataclass
@@ -86,6 +125,12 @@ class History:
     operations: dict[str, list[Operation]] = field(default_factory=lambda: defaultdict(list))
     scans: list[Scan] = field(default_factory=list)
     """Those that came to their end."""
+    watches: list[Watched] = field(default_factory=list)
+
+    def removed(self, key: str, version: int, now_ms: float, *, expired: bool) -> None:
+        """A primary has decided to expire or evict a key; whether that is ever committed is another matter."""
+        client = EXPIRED if expired else EVICTED
+        self.operations[key].append(Operation(client, "delete", key, now_ms, outcome=UNKNOWN, version=version))
 
     def begin(self, client: str, kind: str, key: str, value: Any, now_ms: float) -> Operation:
         """An operation leaves a client."""
@@ -104,11 +149,35 @@ class History:
     def check(self) -> None:
         """Raise `Violation` with the operations concerned unless every key's history is linearizable."""
         for key in sorted(self.operations):
-            check = _CounterCheck if key.startswith(COUNTER) else _LogCheck if key.startswith(LOG) else _KeyCheck
+            kinds = {COUNTER: _CounterCheck, LOG: _LogCheck, EXPIRING: _ExpiryCheck}
+            check = next((kind for name, kind in kinds.items() if key.startswith(name)), _KeyCheck)
             check(self.operations[key]).run()
 
         for scan in self.scans:
             self._check_scan(scan)
+
+    def check_watches(self, shard_of: Callable[[str], int]) -> None:
+        """Raise `Violation` unless each watch was told of everything once, in order."""
+        done: dict[int, dict[int, Operation]] = defaultdict(dict)
+        for key, operations in self.operations.items():
+            for one in operations:
+                if one.kind != "get" and one.outcome == OK and one.existed and one.client != MANAGER:
+                    done[shard_of(key)][one.version or 0] = one
+        for watched in self.watches:
+            versions = [event.version for event in watched.events]
+            if versions != sorted(set(versions)) or (versions and versions[0] <= watched.begun):
+                raise Violation(f"a watch was told of versions twice, or out of order: {watched}")
+            told = {event.version: event for event in watched.events}
+            for version, one in done[watched.shard].items():
+                if not watched.begun < version <= watched.ended:
+                    continue
+                if version not in told:
+                    raise Violation(f"a watch was not told of {one}: {watched}")
+                event = told[version]
+                if event.key != one.key or (one.kind == "put" and event.value != one.value):
+                    raise Violation(f"a watch was told {event} of {one}")
+                if (event.kind == wire.PUT_EVENT) == (one.kind == "delete"):
+                    raise Violation(f"a watch was told {event} of {one}")
 
     def _check_scan(self, scan: Scan) -> None:
         """Each key that lived throughout was seen, none twice, and none that nobody wrote."""
@@ -119,6 +188,8 @@ class History:
             if not any(one.start_ms <= scan.end_ms for one in written):
                 raise Violation(f"a scan saw {key}, which nobody had written: {scan}")
         for key, operations in self.operations.items():
+            if key.startswith(EXPIRING):
+                continue
             if key not in scan.seen and self._lives_throughout(operations, scan):
                 raise Violation(f"a scan missed {key}: {scan}")
 
@@ -206,10 +277,13 @@ class _KeyCheck:
     def _check_order(self) -> None:
         """One pass in the order of starts; `shown` is the newest version of what had ended by then."""
         done = [operation for operation in self.operations if operation.outcome == OK and not operation.stale]
+        events = [operation for operation in done if operation.told]
         ends = sorted(done, key=lambda operation: operation.end_ms)
         shown, last, position = 0, None, 0
-        effective: dict[int, int] = {}
+        effective: dict[int, int] = {id(event): event.version or 0 for event in events}
         for operation in sorted(done, key=lambda operation: operation.start_ms):
+            if operation.told:
+                continue  # it raises what was shown, and may itself be of the past
             while position < len(ends) and ends[position].end_ms < operation.start_ms:
                 version = effective[id(ends[position])]
                 if version > shown:
@@ -225,7 +299,7 @@ class _KeyCheck:
         """The version an operation stands for; for "missing" without one, that of a delete it can stand for."""
         assert operation.version is not None
         missing = operation.value is None if operation.kind == "get" else not operation.existed
-        if operation.kind == "put" and missing and not operation.version:
+        if operation.kind in ("put", "touch") and missing and not operation.version:
             return shown  # a condition failed on a key that may have been missing for long: nothing is said of when
         if not missing or operation.version:
             return operation.version
@@ -315,3 +389,44 @@ class _LogCheck(_KeyCheck):
             sure = [one.value for one in done if one.version <= read.version]  # type: ignore[operator]
             if [word for word in words if word in set(sure)] != sure:
                 self._fail("acknowledged words are missing, or in another order", read)
+
+
+class _ExpiryCheck(_KeyCheck):
+    """A key that is put, and touched, with and without a time to live."""
+
+    def run(self) -> None:
+        """Nothing is shown long after its time, and nothing is missing before it."""
+        self._collect_writes()
+        self._check_order()
+        if self.resets:
+            return
+        by_value = {one.value: one for one in self.operations if one.kind == "put"}
+        for read in self.operations:
+            if read.kind != "get" or read.outcome != OK or read.told:
+                continue
+            if read.value is None:
+                self._check_missing(read)
+                continue
+            write = by_value.get(read.value)
+            if write is None or write.outcome == NOT_DONE or write.start_ms > read.end_ms:
+                self._fail("a value was read that nobody had written", read)
+            writer = self.writer_of.get(read.version or 0)
+            if writer is None or read.stale or not writer.ttl_ms:
+                continue
+            if read.start_ms > writer.end_ms + writer.ttl_ms / SLOW + OFF_MS:
+                self._fail("a value was read long after it had expired", read, writer)
+
+    def _check_missing(self, read: Operation) -> None:
+        """Something has removed what was there: a delete, or its time was over."""
+        before = [one for one in self.writer_of.values() if one.end_ms < read.start_ms]
+        last = max(before, key=lambda one: one.version or 0, default=None)
+        if last is None or last.kind == "delete" or read.stale:
+            return
+        for one in self.operations:
+            if one.kind == "get" or one.outcome == NOT_DONE or one.start_ms > read.end_ms or one.client == EXPIRED:
+                continue
+            if one is not last and one.outcome == OK and (one.version or 0) <= (last.version or 0):
+                continue
+            if one.kind == "delete" or (one.ttl_ms and one.start_ms + one.ttl_ms / FAST - OFF_MS <= read.end_ms):
+                return
+        self._fail("an entry is missing that had not expired", read, last)

@@ -15,12 +15,16 @@ from zkv.core.client import verdicts
 from zkv.core.client.batches import Batch
 from zkv.core.client.client import ClientCore
 from zkv.core.manager import losses, reconfigure
+from zkv.core.manager.clock import ClusterClock
 from zkv.core.manager.effects import Persist, Publish
 from zkv.core.manager.manager import Manager
-from zkv.core.node import evaluate, node, pages, requests
+from zkv.core.node import evaluate, node, walks
+from zkv.core.node.clock import Clock
+from zkv.core.node.expiry import Expiry
 from zkv.core.node.filling import Fill, Filling
 from zkv.core.node.following import Following
 from zkv.core.node.groups import Group
+from zkv.core.node.history import SYSTEM, History, Track
 from zkv.core.node.leases import Given, Leases
 from zkv.core.node.local import Local
 from zkv.core.node.node import Node
@@ -29,10 +33,12 @@ from zkv.core.node.replies import Held
 from zkv.core.node.requests import Requests
 from zkv.core.node.serving import Serving
 from zkv.core.node.sessions import Session, Sessions
-from zkv.core.node.store import Store
+from zkv.core.node.store import ABSENT, Store
 from zkv.core.node.streams import InStream
-from zkv.core.node.tails import Tails
+from zkv.core.node.tails import Part, Tails
 from zkv.core.node.takeover import Takeover, Takeovers
+from zkv.core.node.walks import Walk
+from zkv.core.node.watching import Watching
 from zkv.sim import restless
 
 
@@ -290,8 +296,9 @@ def rule_20_tombstones_dropped_while_filling(patch: Patch) -> None:
 def rule_21_chunks_overwrite_newer(patch: Patch) -> None:
     """A chunk replaces what the subscription has brought already."""
 
-    def fill(self: Store, shard: int, keys: Any, versions: Any, values: Any, now_ms: float) -> None:
-        self.tables[shard].update(zip(keys, zip(versions, values, strict=True), strict=True))
+    def fill(self: Store, shard: int, keys: Any, versions: Any, values: Any, expiries: Any, now_ms: float) -> None:
+        for key, *entry in zip(keys, versions, values, expiries, strict=True):
+            self._set(shard, key, tuple(entry))
 
     patch.set(Store, "fill", fill)
 
@@ -472,24 +479,7 @@ def rule_09_conditions_not_looked_at(patch: Patch) -> None:
 @plant
 def rule_09_conditions_looked_at_before_the_batch(patch: Patch) -> None:
     """Operations of one request see the state before it, not what those before them did."""
-    former = patch.set(Requests, "_each", None)
-
-    def each(self: Requests, waits: Any, held: Held, request: Any, chosen: Any) -> None:
-        tables = self.local.store.tables
-        self.local.store.tables = [dict(table) for table in tables]
-        try:
-            for position in chosen:
-                self.local.store.tables, after = [dict(table) for table in tables], self.local.store.tables
-                former(self, waits, held, request, (position,))
-                for table, source in zip(after, self.local.store.tables, strict=True):
-                    table.update(source)
-                self.local.store.tables = after
-        finally:
-            for table, source in zip(tables, self.local.store.tables, strict=True):
-                table.update(source)
-            self.local.store.tables = tables
-
-    patch.set(Requests, "_each", each)
+    patch.set(Requests, "_entry", lambda self, shard, key, fresh: self.local.store.tables[shard].get(key, ABSENT))
 
 
 @plant
@@ -531,12 +521,122 @@ def rule_24_batches_of_one_call_not_in_order(patch: Patch) -> None:
 def scans_by_place(patch: Patch) -> None:
     """A page of keys ends at a place in the table, and the next begins there."""
 
-    def page(table: dict[Any, Any], prefix: str, cursor: int) -> list[Any]:
-        keys = [key for key, (_, value) in table.items() if key.startswith(prefix) and value is not None]
-        last = cursor + pages.PAGE_KEYS
-        return [keys[cursor:last], last if last < len(keys) else None]
+    def page(self: Walk, table: dict[Any, Any], cursor: int, cluster_ms: int, most_bytes: int) -> list[Any]:
+        keys = [key for key, entry in table.items() if entry[1] is not None]
+        last = cursor + walks.PAGE_KEYS
+        return [keys[cursor:last], None, None, None, last if last < len(keys) else None, None]
 
-    patch.set(requests, "page_of_keys", page)
+    patch.set(Walk, "page", page)
+
+
+@plant
+def rule_09_removals_not_replicated(patch: Patch) -> None:
+    """What a primary expires or evicts is gone there alone."""
+
+    def remove(self: Serving, rows: Any, kind: int) -> None:
+        shards, keys = [shard for shard, _ in rows], [key for _, key in rows]
+        versions = self.next_versions(shards)
+        self.local.apply(Part(SYSTEM, kind, 0, None, shards, versions, keys, [None] * len(rows)))
+
+    patch.set(Serving, "remove", remove)
+
+
+@plant
+def rule_28_expiries_lost_in_takeovers(patch: Patch) -> None:
+    """Who adopts a tail forgets when its entries expire."""
+    former = patch.set(Store, "adopt", None)
+
+    def adopt(self: Store, shard: int, rows: Any, now_ms: float) -> Any:
+        return former(self, shard, [row._replace(expires_ms=0) for row in rows], now_ms)
+
+    patch.set(Store, "adopt", adopt)
+
+
+@plant
+def rule_28_expiries_lost_in_fills(patch: Patch) -> None:
+    """Copies live for ever."""
+    former = patch.set(Store, "fill", None)
+
+    def fill(self: Store, shard: int, keys: Any, versions: Any, values: Any, expiries: Any, now_ms: float) -> None:
+        former(self, shard, keys, versions, values, [0] * len(keys), now_ms)
+
+    patch.set(Store, "fill", fill)
+
+
+@plant
+def rule_28_own_clocks(patch: Patch) -> None:
+    """Each node takes its own clock for cluster time."""
+    patch.set(Clock, "at", lambda self, now_ms: int(now_ms))
+
+
+@plant
+def rule_28_the_wall_clock_counts(patch: Patch) -> None:
+    """A manager that starts again takes cluster time from the wall clock, and nodes believe it at once."""
+
+    def settle(self: ClusterClock, now_ms: float, wall_ms: float, living: Any) -> str:
+        self._offset_ms = wall_ms - now_ms
+        return "the wall clock"
+
+    def learn(self: Clock, cluster_ms: float, now_ms: float) -> None:
+        if cluster_ms:
+            self._offset_ms = cluster_ms - now_ms
+
+    patch.set(ClusterClock, "settle", settle)
+    patch.set(Clock, "learn", learn)
+
+
+@plant
+def rule_28_due_entries_forgotten_in_takeovers(patch: Patch) -> None:
+    """What was due at a backup when it became primary is never deleted."""
+    patch.set(Expiry, "unpark", lambda self, shard: None)
+
+
+@plant
+def watches_told_before_commit(patch: Patch) -> None:
+    """Events are told when the primary has made them."""
+    patch.set(Watching, "committed", lambda self, shard: self.local.store.positions[shard])
+
+
+@plant
+def watches_not_told_of_adopted_tails(patch: Patch) -> None:
+    """What a takeover adopts is in nobody's history."""
+
+    def adopt(self: Local, shard: int, rows: Any) -> None:
+        fresh = self.store.adopt(shard, rows, self.now_ms)
+        for row in fresh:
+            if row.client:
+                self.remember(shard, row)
+        self.keep_rows({shard: fresh})
+
+    patch.set(Local, "adopt", adopt)
+
+
+@plant
+def watches_believe_in_any_history(patch: Patch) -> None:
+    """Nobody notices that the history does not reach back to a token."""
+    patch.set(History, "floor", lambda self, shard: 0)
+
+
+@plant
+def watches_tokens_run_ahead(patch: Patch) -> None:
+    """A token names the newest entry, committed or not."""
+    former = patch.set(Watching, "_answer", None)
+
+    def answer(self: Watching, poll: Any) -> None:
+        positions = self.local.store.positions
+        poll.held.versions = [
+            max(version, positions[shard]) for version, shard in zip(poll.held.versions, poll.held.shards, strict=True)
+        ]
+        former(self, poll)
+
+    patch.set(Watching, "_answer", answer)
+
+
+@plant
+def watches_told_twice(patch: Patch) -> None:
+    """An event is told again with the next answer."""
+    former = patch.set(Track, "after", None)
+    patch.set(Track, "after", lambda self, version: former(self, version - 1))
 
 
 @plant

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zkv.sim.world import World
 
 MANAGER_PID: Final = "manager"
+WALL_MS: Final = 1_700_000_000_000
 TURN_MS: Final = (0.01, 0.4)
 """How long a frame waits for its receiver's turn: several that wait together are one batch."""
 
@@ -105,6 +106,8 @@ class NodeProcess(Process):
         self.name = name
         self.boot = world.rng.randrange(2**32, 2**63)
         self.endpoint = f"tcp://{name}:{start}"
+        self.seen_parts = 0
+        """How far the world has read its history."""
         self.crash_in_batches = False
         """Die in the middle of the next turn that sends several batches."""
         self.core: Node = world.node_class(name, self.boot, self.endpoint)
@@ -139,6 +142,8 @@ class ManagerProcess(Process):
             world.settings, boot, "heartbeats", f"maps#{boot}", stored, world.cluster, self.now_ms()
         )
         self.set_whims()
+        self.wall_ms = int(world.clockwork.now_ms) + WALL_MS + world.rng.choice((0, 0, -10**7, 10**7))
+        """What the wall clock showed when it started: somebody may have set it meanwhile, and expiry must not care."""
         self.probes: list[tuple[int, bool]] = []
         self.crash_in_effects = False
         """Die between two effects of the next step that changes the map (SAFETY 1, 30)."""
@@ -152,7 +157,8 @@ class ManagerProcess(Process):
     def turn(self) -> None:
         probes, self.probes = self.probes, []
         frames = [(source if isinstance(source, bytes) else b"", frame) for source, frame in self.drain()]
-        effects = self.core.step(frames, self.now_ms(), probes)
+        wall_ms = self.wall_ms + int(self.world.clockwork.now_ms - self.born_ms)
+        effects = self.core.step(frames, self.now_ms(), probes, wall_ms)
         die_at = len(effects) + 1
         if self.crash_in_effects and any(isinstance(effect, Persist) for effect in effects):
             die_at = self.world.rng.randrange(len(effects) + 1)
@@ -187,11 +193,12 @@ class ClientProcess(Process):
 
     def submit(
         self, op: int | bytes, keys: list[str], values: list[Any] | None, timeout_ms: float, note: Any, *,
-        early: bool = False, operands: list[int] | None = None,
+        early: bool = False, operands: list[int] | None = None, ttls: list[int] | None = None,
+        shards: list[int] | None = None,
     ) -> Call:  # fmt: skip
         """Start a call; the workload hears of its end. `early`: its writes are acknowledged by the primary alone."""
         now_ms, ack = self.now_ms(), wire.ACK_PRIMARY if early else wire.ACK_DEFAULT
-        call = self.core.submit(op, keys, values, now_ms, now_ms + timeout_ms, ack, operands)
+        call = self.core.submit(op, keys, values, now_ms, now_ms + timeout_ms, ack, operands, ttls, shards)
         self.calls[call] = note
         self.wake_in(0.0)
         return call

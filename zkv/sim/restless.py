@@ -18,7 +18,7 @@ from zkv.core.manager import steering
 from zkv.core.manager.manager import Manager
 from zkv.core.manager.reconfigure import wait_list
 from zkv.core.manager.roster import Verdict
-from zkv.core.node import filling, node, pages, sessions, streams
+from zkv.core.node import expiring, filling, node, room, sessions, streams, walks, watching
 from zkv.core.shardmap import UP, Delta, Shard
 
 WITHHELD: Final = 0.03
@@ -110,7 +110,12 @@ def limits(rng: random.Random) -> Iterator[None]:
         (client, "SHARED_WINDOW", rng.choice((1, 1, 8))),
         (choosing, "HEDGE_SHARE", rng.choice((0.05, 1.0))),
         (retrying, "RETRY_BURST", rng.choice((2.0, 100.0, 100.0))),
-        (pages, "PAGE_KEYS", rng.choice((1, 2, 512))),
+        (walks, "PAGE_KEYS", rng.choice((1, 2, 512))),
+        (walks, "SORTED_AT_ONCE", rng.choice((1, 3, 2048))),
+        (walks, "WALKS_LIMIT", rng.choice((1, 256))),
+        (expiring, "RECLAIMED_AT_ONCE", rng.choice((1, 512))),
+        (room, "EVICTED_AT_ONCE", rng.choice((8, 4096))),
+        (watching, "REPLY_EVENTS", rng.choice((100, 4096))),
         (sessions, "RESULTS_BYTES", rng.choice((100, 2**20, 2**20))),
         (node, "STASH_LIMIT", rng.choice((2, 1024))),
         (filling, "CHUNK_ENTRIES", rng.choice((1, 2, 512))),

@@ -18,12 +18,13 @@ from zkv.core import wire
 from zkv.core.client.calls import Call
 from zkv.core.client.client import ClientCore
 from zkv.core.manager.effects import Persist, Stored, applied
+from zkv.core.node.history import SYSTEM
 from zkv.core.node.local import MANAGER, PUBLISH
 from zkv.core.node.node import Node
 from zkv.core.node.store import ABSENT
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import Shard, ShardMap, shard_of
-from zkv.sim.history import NOT_DONE, OK, UNKNOWN, History, Operation, Violation
+from zkv.sim.history import EXPIRING, NOT_DONE, OK, UNKNOWN, History, Operation, Violation
 from zkv.sim.network import Clockwork, Network
 from zkv.sim.processes import MANAGER_PID, ClientProcess, ManagerProcess, NodeProcess, Process
 from zkv.sim.restless import RestlessManager
@@ -64,6 +65,8 @@ class World:
         self.restlessness = (0.0, 0.0, 0.0)
         """How often the manager changes the map for no reason, and how often such a change drops a member."""
         self._map_seen = ShardMap.empty()
+        self._removed: set[tuple[str, int]] = set()
+        """(key, version) of expiries and evictions that are in the history."""
         self.manager = self.start_manager()
         for number in range(settings.nodes):
             self.start_node(f"server{number + 1}")
@@ -204,10 +207,23 @@ class World:
         """Let a process have its turn, then check what must hold."""
         process.turn()
         if isinstance(process, NodeProcess):
+            self._note_removals(process)
             process.core.check_invariants()
             self._check_one_server(process)
         elif isinstance(process, ManagerProcess) and process.alive:
             process.core.check_invariants()
+
+    def _note_removals(self, process: NodeProcess) -> None:
+        """Expiries and evictions that this node has decided on in this turn, into the history."""
+        count, history = process.seen_parts, process.core.local.history
+        process.seen_parts = history.count
+        for part in history.since(count):
+            if part.client == SYSTEM:
+                for key, version in zip(part.keys, part.versions, strict=True):
+                    if (key, version) not in self._removed:
+                        self._removed.add((key, version))
+                        expired = part.batch == wire.EXPIRE_EVENT
+                        self.history.removed(key, version, self.clockwork.now_ms, expired=expired)
 
     def _check_one_server(self, process: NodeProcess) -> None:
         """At most one node serves a shard at any instant."""
@@ -262,7 +278,7 @@ class World:
                 continue
             store = process.core.local.store
             lacks = store.positions[shard] < version
-            if self.settings.tombstone_ms > KEPT_MS:
+            if self.settings.tombstone_ms > KEPT_MS and not self.settings.memory_limit_bytes and key[:3] != EXPIRING:
                 # Nobody has dropped a tombstone yet: the entry itself must be there.
                 lacks = lacks or store.tables[shard].get(key, ABSENT)[0] < version
             if lacks:
@@ -312,6 +328,10 @@ class World:
         operation.existed = status == wire.OK
         operation.stale = op == wire.GET_STALE
         self.fired["conditions that failed"] += status == wire.UNMET
+        if status == wire.NO_ROOM:
+            operation.outcome = NOT_DONE
+            self.fired["writes refused for want of memory"] += 1
+            return
         if status not in (wire.OK, wire.UNMET):
             raise Violation(f"an answer with status {status}: {operation}")
         if op == wire.EXISTS and value:

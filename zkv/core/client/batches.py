@@ -36,13 +36,13 @@ class Batch:
 
     __slots__ = (
         "ack", "attempt", "call", "calls", "doubt", "keys", "latest", "left", "next", "number", "op", "operands",
-        "places", "shards", "sources", "spread", "statuses", "thin", "values", "versions", "wire_values",
+        "places", "shards", "sources", "spread", "statuses", "thin", "ttls", "values", "versions", "wire_values",
     )  # fmt: skip
 
     def __init__(
         self, op: int | bytes, ack: int, places: Sequence[int], shards: Sequence[int], keys: Sequence[Any],
-        wire_values: Sequence[Any] | None, operands: Sequence[int] | None, *, call: Call | None = None,
-        calls: Sequence[Call] = (), number: int = 0, spread: bool = False,
+        wire_values: Sequence[Any] | None, operands: Sequence[int] | None, ttls: Sequence[int] | None = None, *,
+        call: Call | None = None, calls: Sequence[Call] = (), number: int = 0, spread: bool = False,
     ) -> None:  # fmt: skip
         self.call = call
         """The one that all operations belong to; None: `calls` says it for each."""
@@ -57,6 +57,7 @@ class Batch:
         self.keys = keys
         self.wire_values = wire_values
         self.operands = operands
+        self.ttls = ttls
         self.spread = spread
         self.next: Batch | None = None
         """To be sent when this one is over, for the sake of the order of operations."""
@@ -222,7 +223,7 @@ class Try:
 class Loose:
     """Operations that wait for the next message to their node, as columns."""
 
-    __slots__ = ("calls", "keys", "operands", "places", "shards", "values")
+    __slots__ = ("calls", "keys", "operands", "places", "shards", "ttls", "values")
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -231,6 +232,7 @@ class Loose:
         self.keys: list[Any] = []
         self.values: list[Any] = []
         self.operands: list[int] = []
+        self.ttls: list[int] = []
 
     def __len__(self) -> int:
         return len(self.calls)
@@ -245,6 +247,7 @@ class Loose:
             self.values.append(call.values[place])
         if call.operands is not None:
             self.operands.append(call.operands[place])
+        self.ttls.append(0 if call.ttls is None else call.ttls[place])
 
     def take(self, most: int, most_bytes: int) -> Loose:
         """The first that fit into one batch; they wait no more."""

@@ -55,20 +55,25 @@ class Call:
     """
 
     __slots__ = (
-        "ack", "answers", "batches", "count", "deadline_ms", "failures", "keys", "op", "open", "operands",
-        "started_ms", "values",
+        "ack", "answers", "batches", "count", "deadline_ms", "failures", "keys", "op", "open", "operands", "shards",
+        "started_ms", "ttls", "values",
     )  # fmt: skip
 
     def __init__(
         self, op: int | bytes, keys: Sequence[Any], values: Sequence[Any] | None, operands: Sequence[int] | None,
-        started_ms: float, deadline_ms: float, ack: int = wire.ACK_DEFAULT,
+        started_ms: float, deadline_ms: float, ack: int = wire.ACK_DEFAULT, ttls: Sequence[int] | None = None,
+        shards: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         self.op = op
         self.keys = keys
         self.values = values
         """As they travel; None where the operations take none."""
         self.operands = operands
-        """What conditions compare versions with; None where there are no such conditions."""
+        """What conditions compare versions with, cursors; None where there are none."""
+        self.ttls = ttls
+        """Milliseconds to live, 0: for ever; None where no operation gives any."""
+        self.shards = shards
+        """Of operations on whole shards; None: those of the keys."""
         self.started_ms = started_ms
         self.deadline_ms = deadline_ms
         self.ack = ack

@@ -127,15 +127,16 @@ class ClientCore:
 
     def submit(
         self, op: int | bytes, keys: Sequence[Any], values: Sequence[Any] | None, now_ms: float, deadline_ms: float,
-        ack: int = wire.ACK_DEFAULT, operands: Sequence[int] | None = None,
+        ack: int = wire.ACK_DEFAULT, operands: Sequence[int] | None = None, ttls: Sequence[int] | None = None,
+        shards: Sequence[int] | None = None,
     ) -> Call:  # fmt: skip
         """Start a call; it leaves with the next `step`.
 
         `op`: one operation for all keys, or one for each; then those on one key take effect in their order. `values`:
         as they travel. `ack`: when writes are acknowledged, one of `wire.ACK_…`. `operands`: versions for conditions,
-        cursors.
+        cursors. `ttls`: milliseconds to live, 0 for ever. `shards`: of operations on whole shards.
         """
-        call = Call(op, keys, values, operands, now_ms, deadline_ms, ack)
+        call = Call(op, keys, values, operands, now_ms, deadline_ms, ack, ttls, shards)
         self._calls[call] = None
         self._fresh.append(call)
         self._deadline_ms = min(self._deadline_ms, deadline_ms)
@@ -159,7 +160,7 @@ class ClientCore:
         self._chooser.begin()
         for call in fresh:
             call.open = 0
-            if isinstance(call.op, bytes) or call.count > SMALL_OPS or call.op == wire.KEYS:
+            if isinstance(call.op, bytes) or call.count > SMALL_OPS or call.shards is not None:
                 self._route_alone(call)
             else:
                 self._route_loose(call)
@@ -191,13 +192,8 @@ class ClientCore:
 
     def _route_alone(self, call: Call) -> None:
         """Cut a call into batches of its own, by node."""
-        op, keys, values, operands = call.op, call.keys, call.values, call.operands
-        # A page of keys names its shard itself: the keys are prefixes.
-        if op == wire.KEYS:
-            assert values is not None
-            shards, values = list(values), None
-        else:
-            shards = shards_of(keys, len(self.map.shards))
+        op, keys, values, operands, ttls = call.op, call.keys, call.values, call.operands, call.ttls
+        shards = shards_of(keys, len(self.map.shards)) if call.shards is None else call.shards
         by_target: dict[tuple[int, int | bytes], list[int]] = defaultdict(list)
         if op in wire.REPLICA_READS:
             for position, shard in enumerate(shards):
@@ -215,7 +211,8 @@ class ClientCore:
                 batch = Batch(
                     target_op if isinstance(target_op, int) else bytes(pick(target_op)), call.ack, chosen,
                     pick(shards), pick(keys), None if values is None else pick(values),
-                    None if operands is None else pick(operands), call=call, spread=op in wire.REPLICA_READS,
+                    None if operands is None else pick(operands), None if ttls is None else pick(ttls), call=call,
+                    spread=op in wire.REPLICA_READS,
                 )  # fmt: skip
                 self._enter(batch)
                 call.open += 1
@@ -279,8 +276,12 @@ class ClientCore:
         for kind in list(link.loose):
             if self._may_share(link, kind) and (attempt := self._gather(link, kind)) is not None:
                 self._send_try(boot, link, attempt)
-        while link.queue and len(link.tries) < WINDOW:
+        while link.queue and (link.queue[0].op == wire.WATCH or self._occupied(link) < WINDOW):
             self._send_try(boot, link, link.queue.pop(0))
+
+    def _occupied(self, link: Link) -> int:
+        """Tries under way that keep a node busy: watches only wait there."""
+        return len(link.tries) - sum(one.op == wire.WATCH for one in link.tries.values())
 
     def _may_share(self, link: Link, kind: Kind) -> bool:
         """Whether operations of `kind` need not wait for those before them."""
@@ -302,7 +303,7 @@ class ClientCore:
             return None
         batch = Batch(
             kind.op, kind.ack, loose.places, loose.shards, loose.keys, loose.values or None, loose.operands or None,
-            calls=loose.calls, spread=kind.spread,
+            loose.ttls if any(loose.ttls) else None, calls=loose.calls, spread=kind.spread,
         )  # fmt: skip
         self._enter(batch)
         return self._new_try(batch, kind.op, range(len(loose)), kind)
@@ -339,6 +340,7 @@ class ClientCore:
             None if batch.wire_values is None else pick(batch.wire_values),
             batch.ack,
             None if batch.operands is None else wire.pack_u64(pick(batch.operands)),
+            None if batch.ttls is None else wire.pack_u64(pick(batch.ttls)),
         ]
         self._send(boot, wire.REQUEST, body)
 
@@ -677,7 +679,8 @@ class ClientCore:
             shards = len(self.map.shards)
             for place, key in enumerate(call.keys):
                 if place not in call.answers and place not in call.failures:
-                    call.failures[place] = failure(shard_of(key, shards), None, False)
+                    shard = shard_of(key, shards) if call.shards is None else call.shards[place]
+                    call.failures[place] = failure(shard, None, False)
             call.open = 0
             self.finished.append(call)
 
@@ -771,7 +774,7 @@ class ClientCore:
                 self._send(source, wire.MAP_PULL, None)
 
     def _on_welcome(self, source: Address, header: wire.Header, frame: bytes) -> None:
-        _, _, map_endpoint, _ = wire.decode_body(frame)
+        _, _, map_endpoint, *_ = wire.decode_body(frame)
         self._greeted_ms = self._now_ms
         self.map_endpoint = str(map_endpoint)
         if not self.map.cluster:

@@ -84,6 +84,7 @@ def _rebalanced(manager: Manager) -> tuple[list[tuple[int, ...]], Bound | None]:
         return [tuple(names[name] for name in row if name in names) for row in layout.shards], None
     if not holders:
         raise Refused("no node is up that could hold shards: start one, or take a drain back")
+    holders = manager.pressure.weighed(holders)
     current = [shard.replicas for shard in map.shards]
     arrangement = rearrange(
         candidates(holders), current, manager.settings.replicas, manager.settings.scatter_width

@@ -44,9 +44,10 @@ def advise(
     if busy > BUSY_PERMILLE:
         return _advice("add", None, f"the nodes are busy for {busy / 10:g} % of the time on average", figures)
     tight = min(heard, key=lambda one: _free(one[1]))
-    figures["least_free_permille"] = round(1000 * _free(tight[1]))
-    if _free(tight[1]) < FREE_PART:
-        part = f"{100 * _free(tight[1]):.0f} % of the memory that {tight[0].name} could have is free"
+    free = max(0.0, _free(tight[1]))
+    figures["least_free_permille"] = round(1000 * free)
+    if free < FREE_PART:
+        part = f"{100 * free:.0f} % of the memory that {tight[0].name} could have is free"
         return _advice("add", None, part, figures)
     held = Counter({node.boot: copies.get(node.boot, 0) for node in nodes})
     least = min((node for node, _ in heard), key=lambda node: (held[node.boot], natural_order(node.name)))
@@ -62,13 +63,17 @@ def _advice(advice: str, node: str | None, reason: str, figures: dict[str, Any])
 
 
 def _free(load: Load) -> float:
-    """Which part of the memory that a node could have is free; all of it where the host does not know."""
-    return load.free_bytes / (load.free_bytes + load.rss_bytes) if load.rss_bytes and load.free_bytes else 1.0
+    """Which part of the memory that a node could have, or may, is free; all of it where nobody knows or cares."""
+    free = load.free_bytes / (load.free_bytes + load.rss_bytes) if load.rss_bytes and load.free_bytes else 1.0
+    return min(free, 1 - load.bytes / load.limit_bytes) if load.limit_bytes else free
 
 
 def _has_room(leaving: Load, rest: Sequence[Load]) -> bool:
     """Whether what one node holds fits into the others, leaving as much free as is advised."""
     share = max(leaving.bytes, leaving.rss_bytes) / len(rest)
+    more = leaving.bytes / len(rest)
+    if any(load.bytes + more > (1 - FREE_PART) * load.limit_bytes for load in rest if load.limit_bytes):
+        return False
     return all(
         load.free_bytes - share >= FREE_PART * (load.free_bytes + load.rss_bytes)
         for load in rest

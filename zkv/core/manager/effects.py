@@ -45,11 +45,13 @@ class Stored:
     """The newest ones, oldest first, as far as the host keeps them."""
     filled: Mapping[int, frozenset[int]] = field(default_factory=dict)
     """By shard, the learners reported filled under its present epoch (SAFETY 22)."""
+    factors: Mapping[str, float] = field(default_factory=dict)
+    """By name, what a node's weight is multiplied with for want of memory (`pressure`)."""
 
 
 class Persist(NamedTuple):
-    """Make this durable before anything behind it: a new cluster, a change of the map, the operator's placement, and
-    who was reported filled."""
+    """Make this durable before anything behind it: a new cluster, a change of the map, the operator's placement, who
+    was reported filled, and the factors of the weights."""
 
     delta: Delta | None
     created: Stored | None = None
@@ -57,6 +59,8 @@ class Persist(NamedTuple):
     """None: it stays what it was."""
     filled: Mapping[int, frozenset[int]] = {}
     """By shard, learners reported filled under the epoch that it has after `delta`: they are added."""
+    factors: Mapping[str, float] | None = None
+    """None: they stay what they were."""
 
 
 def applied(stored: Stored | None, persist: Persist) -> Stored:
@@ -69,6 +73,8 @@ def applied(stored: Stored | None, persist: Persist) -> Stored:
         raise ValueError("the state holds no cluster yet")
     if persist.layout is not None:
         stored = replace(stored, layout=persist.layout)
+    if persist.factors is not None:
+        stored = replace(stored, factors=dict(persist.factors))
     if persist.delta is not None:
         before = stored.map
         resets = resets_in(before, persist.delta)

@@ -14,7 +14,8 @@ from zkv.core.manager.effects import Event
 
 KINDS: Final = frozenset((
     "formed", "join", "suspect", "down", "back", "death", "takeover", "fill", "healed", "drain", "drained", "move",
-    "handover", "reset", "lost", "layout", "layout_refused", "manager", "doubt", "isolated", "pardoned", "shunned",
+    "handover", "memory", "reset", "lost", "layout", "layout_refused", "manager", "doubt", "isolated", "pardoned",
+    "shunned",
 ))  # fmt: skip
 KEPT: Final = 10_000
 """Events that are kept, in memory and by the host."""

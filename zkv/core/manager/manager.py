@@ -25,19 +25,21 @@ from zkv.core import wire
 from zkv.core.deltas import RecentDeltas
 from zkv.core.load import Load
 from zkv.core.manager.administration import VERBS, Refused
+from zkv.core.manager.clock import ClusterClock
 from zkv.core.manager.effects import Effect, Persist, Publish, Send, Stored, resets_in
 from zkv.core.manager.events import EventLog
 from zkv.core.manager.health import Moved, Survey, mender, survey
 from zkv.core.manager.losses import Losses
 from zkv.core.manager.moves import Guests, Kind
 from zkv.core.manager.placements import Placement
+from zkv.core.manager.pressure import Pressure
 from zkv.core.manager.progress import Progress
 from zkv.core.manager.reconfigure import formation, reconfigure, referenced, subset_violation
 from zkv.core.manager.roster import Refusal, Roster, Verdict
 from zkv.core.manager.status import status
 from zkv.core.manager.steering import Steering, World
 from zkv.core.settings import ClusterSettings
-from zkv.core.shardmap import Delta, Shard, ShardMap
+from zkv.core.shardmap import DEAD, Delta, Shard, ShardMap
 from zkv.core.wire import Header, Malformed
 
 _FIRST_CONTACT: Final = frozenset((wire.JOIN, wire.HELLO, wire.MAP_PULL, wire.STATUS_PULL, wire.DEAD, wire.ADMIN))
@@ -73,8 +75,11 @@ class Manager:
         """Whether it has not taken a step yet."""
         self._endpoints = (heartbeat_endpoint, map_endpoint)
         self._create = None if stored else Stored(cluster, settings, self.map)
+        self.clock = ClusterClock(self.settings, is_new=stored is None, now_ms=now_ms)
         self.roster = Roster(self.settings, self.map, self.log, now_ms)
         self.steering = Steering(self.settings)
+        left = (stored.factors, stored.events) if stored else ({}, ())
+        self.pressure = Pressure(self.settings, self.log, *left)
         self.placement = Placement(layout_file, stored.layout if stored else "", self.settings, self.log)
         self.steering.layout = self.placement.layout
         self.losses = Losses(self.settings, self.log)
@@ -120,8 +125,9 @@ class Manager:
     ) -> list[Effect]:
         """Take in what arrived, (route, frame) with route b"" for heartbeats, and decide.
 
-        `now_ms` is read after the sockets were drained. `probes`: answers to `Probe`, (boot, whether it was
-        refused). `wall_ms`: Unix time, for events. `layout`: the operator's placement, where it is new.
+        `now_ms` is read after the sockets were drained. `probes`: answers to `Probe`, (boot, whether it was refused).
+        `wall_ms`: Unix time, for events and for the beginning of cluster time. `layout`: the operator's placement,
+        where it is new.
         """
         roster = self.roster
         self._replies = []
@@ -138,6 +144,7 @@ class Manager:
             self.placement.offer(layout)
         for route, frame in frames:
             self._receive(route, frame)
+        self._keep_time(wall_ms)
         self._verdict = verdict = roster.judge(self.map, now_ms)
         self._beat = now_ms >= self._beacon_ms
         if self._beat:
@@ -146,6 +153,7 @@ class Manager:
         self.steering.layout = self.placement.layout
         if roster.dirty or text is not None:
             self._survey = None
+        factors = self._press()
 
         effects: list[Effect] = []
         if self._create is not None:
@@ -155,8 +163,8 @@ class Manager:
         changed = delta.shards if delta is not None else {}
         filled = {number: frozenset(boots) for number, boots in self._newly_filled.items() if number not in changed}
         self._newly_filled.clear()
-        if delta is not None or text is not None or filled:
-            effects.append(Persist(delta, layout=text, filled=filled))
+        if delta is not None or text is not None or filled or factors is not None:
+            effects.append(Persist(delta, layout=text, filled=filled, factors=factors))
         if delta is not None:
             self._adopt(delta)
         if self._beat:
@@ -200,7 +208,8 @@ class Manager:
 
     def status(self) -> dict[str, Any]:
         """The body of STATUS."""
-        shown = status(self.map, self.settings, self.roster.members.values(), self.survey(), self.roster.load)
+        members, pressure = self.roster.members.values(), self.pressure
+        shown = status(self.map, self.settings, members, pressure.weighed(members), self.survey(), self.roster.load)
         return {**shown, "resets": self.resets, "layout": self.placement.status()}
 
     def survey(self) -> Survey:
@@ -234,13 +243,16 @@ class Manager:
         boot = header.sender
         match header.kind:
             case wire.HEARTBEAT:
-                self.roster.heartbeat(boot, Load.from_wire(wire.decode_body(frame)))
+                load = Load.from_wire(wire.decode_body(frame))
+                self.roster.heartbeat(boot, load)
+                if boot in self.roster.members:
+                    self.clock.heard(boot, load.cluster_ms, self._now_ms)
                 self._compare(header)
             case wire.JOIN:
                 self.roster.join(boot, wire.decode_body(frame))
                 self._welcome(route, boot)
             case wire.HELLO:
-                self._welcome(route, boot)
+                self._welcome(route, boot, header.map_version)
             case wire.MAP_PULL:
                 self._reply(route, wire.MAP, boot, header.map_version)
             case wire.STATUS_PULL:
@@ -321,9 +333,19 @@ class Manager:
         except Refused as refused:
             return [False, str(refused)]
 
-    def _welcome(self, route: bytes, target: int) -> None:
-        self._reply(route, wire.WELCOME, target, [self.settings.to_wire(), *self._endpoints, self.boot])
-        self._reply(route, wire.MAP, target)
+    def _welcome(self, route: bytes, target: int, known: int = 0) -> None:
+        """The settings, where to listen, and the time; with the map, unless it is known: nodes ask for the time alone.
+        """
+        self._reply(route, wire.WELCOME, target)
+        if not known or known != self.map.version:
+            self._reply(route, wire.MAP, target, known)
+
+    def _keep_time(self, wall_ms: int) -> None:
+        if not self.clock.is_known:
+            living = {boot for boot, member in self.roster.members.items() if member.state != DEAD}
+            source = self.clock.settle(self._now_ms, wall_ms, living)
+            if source is not None:
+                self.log.add("manager", f"cluster time is known again, {source}")
 
     def _reply(self, route: bytes, kind: int, target: int, body: Any = None) -> None:
         if route:
@@ -339,7 +361,10 @@ class Manager:
         mapped: set[bytes] = set()
         for route, kind, target, body in self._replies:
             if kind != wire.MAP:
-                body = self.status() if kind == wire.STATUS else body
+                if kind == wire.STATUS:
+                    body = self.status()
+                elif kind == wire.WELCOME:
+                    body = [self.settings.to_wire(), *self._endpoints, self.boot, self.clock.at(self._now_ms)]
                 answers.append(Send(route, self._encode(kind, target, body)))
             elif route not in mapped:
                 mapped.add(route)
@@ -436,7 +461,7 @@ class Manager:
     def world(self) -> World:
         """What the steering looks at, as it is now."""
         roster = self.roster
-        holders = roster.holders()
+        holders = self.pressure.weighed(roster.holders())
         can = {member.boot for member in holders}
         back = {member.boot for member in roster.holders(on_probation=True)}
         draining = {boot for boot, member in roster.members.items() if member.draining}
@@ -445,6 +470,15 @@ class Manager:
             self.map, roster.members, self._verdict.fresh, self._active, self.filled, holders, guests, roster.shunned,
             roster.parted(),
         )  # fmt: skip
+
+    def _press(self) -> dict[str, float] | None:
+        """Once a heartbeat: look who is short of memory. The factors of the weights, where they are new."""
+        if not self._beat or self._outdated or not self.map.version:
+            return None
+        busy = self.placement.layout is not None or self.survey().moving > 0
+        roster = self.roster
+        changed = self.pressure.look(self.map, roster.holders(), roster.load, busy, roster.awake_ms)
+        return self.pressure.factors if changed else None
 
     def _adopt(self, delta: Delta) -> None:
         self.resets += resets_in(self.map, delta)

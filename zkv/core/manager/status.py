@@ -8,6 +8,7 @@ from typing import Any
 
 from zkv.core.load import Load
 from zkv.core.manager.health import Survey
+from zkv.core.manager.memory import memory
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import DEAD, STATE_NAMES, UP, Member, ShardMap
 
@@ -16,16 +17,19 @@ def status(
     map: ShardMap,
     settings: ClusterSettings,
     members: Collection[Member],
+    weighed: Collection[Member],
     found: Survey,
     load: Mapping[int, Load],
 ) -> dict[str, Any]:
     """The state of the cluster.
 
-    `members`: of the map, or those that have joined so far; `load`: boot -> what its last heartbeat said.
+    `members`: of the map, or those that have joined so far; `weighed`: the same, with the weights that placement goes
+    by; `load`: boot -> what its last heartbeat said.
     """
     primaries, copies = holdings(map)
     # A node that came back under its name, with a new boot id, stands for its former incarnations.
     back = {member.name for member in members if member.state == UP}
+    weights = {member.boot: member.weight for member in weighed}
     nodes = []
     for member in sorted(members, key=lambda member: (member.name, -member.state, member.boot)):
         if member.state != UP and not copies[member.boot] and member.name in back:
@@ -38,6 +42,7 @@ def status(
                 "state": STATE_NAMES[member.state],
                 "zone": member.zone,
                 "weight": member.weight,
+                "placed_weight": round(weights[member.boot], 6),
                 "draining": member.draining and member.state != DEAD,
                 "primaries": primaries[member.boot],
                 "backups": copies[member.boot] - primaries[member.boot],
@@ -49,6 +54,12 @@ def status(
                 "operations": held.operations,
                 "busy_permille": held.busy_permille,
                 "rss_bytes": held.rss_bytes,
+                "limit_bytes": held.limit_bytes,
+                "expiring_keys": held.expiring_keys,
+                "expired": held.expired,
+                "evicted": held.evicted,
+                "refused": held.refused,
+                "lag_us": held.lag_us,
                 "boot": f"{member.boot:016x}",
             }
         )
@@ -72,7 +83,9 @@ def status(
         },
         "draining": sorted(member.name for member in members if member.draining and member.state != DEAD),
         "on_loss": settings.on_loss,
-        "balance": balance(map, members),
+        "eviction": settings.eviction,
+        "memory": memory(map, members, load, settings.replicas),
+        "balance": balance(map, weighed),
         "nodes": nodes,
     }
 

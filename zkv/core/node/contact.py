@@ -71,6 +71,7 @@ class Contact:
         if (lost or outside) and now_ms - self._join_ms >= JOIN_MS:
             self._join_ms = now_ms
             local.send(MANAGER, wire.JOIN, {**self.about, "member": self._was_member})
+            local.clock.asked(now_ms)
             if lost and self._joined:
                 self.subscription += 1
                 self._beacon_ms = now_ms - BEACON_LOST_MS / 2
@@ -80,6 +81,9 @@ class Contact:
             accused = self.accused(local)
             if accused:
                 local.send(MANAGER, wire.ACCUSE, [accused])
+        if self._joined and local.clock.is_due(now_ms):
+            local.send(MANAGER, wire.HELLO, now_ms)
+            local.clock.asked(now_ms)
         if outside:
             wake(self._join_ms + JOIN_MS)
 

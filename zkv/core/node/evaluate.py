@@ -30,6 +30,8 @@ class Outcome(NamedTuple):
     """The new value; None: a tombstone."""
     result: Any = None
     """What the caller is told besides the version."""
+    expires_ms: int = 0
+    """When the new entry expires, in cluster time; 0: never."""
 
 
 UNMET: Final = Outcome(wire.UNMET)
@@ -37,28 +39,49 @@ WRONG_TYPE: Final = Outcome(wire.WRONG_TYPE)
 TOO_LARGE: Final = Outcome(wire.TOO_LARGE)
 BURIED: Final = Outcome(changes=True)
 
-Evaluation = Callable[[int, Any, Any, int, int], Outcome]
-"""(version, value) of the entry (None: missing), the operation's value and operand, the limit of a value in bytes."""
 
 
-def _get(version: int, value: Any, given: Any, operand: int, limit_bytes: int) -> Outcome:
+class Asked(NamedTuple):
+    """What an operation brings along."""
+
+    value: Any
+    operand: int
+    expires_ms: int
+    """When what it writes is to expire, in cluster time; 0: never."""
+    limit_bytes: int
+    """Of a value."""
+    now_ms: int
+    """Cluster time."""
+
+
+Evaluation = Callable[[int, Any, int, Asked], Outcome]
+"""Version, value (None: missing) and expiry of the entry, and what is asked of it."""
+FOR_EVER: Final = -1
+"""What `TTL` says of an entry without an expiry."""
+
+
+def _written(asked: Asked, result: Any = None) -> Outcome:
+    return Outcome(changes=True, value=asked.value, result=result, expires_ms=asked.expires_ms)
+
+
+def _get(version: int, value: Any, expires_ms: int, asked: Asked) -> Outcome:
     return Outcome(result=value)
 
 
-def _exists(version: int, value: Any, given: Any, operand: int, limit_bytes: int) -> Outcome:
+def _exists(version: int, value: Any, expires_ms: int, asked: Asked) -> Outcome:
     return Outcome(result=value is not None)
 
 
-def _put(version: int, value: Any, given: Any, operand: int, limit_bytes: int) -> Outcome:
-    return Outcome(changes=True, value=given)
+def _put(version: int, value: Any, expires_ms: int, asked: Asked) -> Outcome:
+    return _written(asked)
 
 
-def _put_if_absent(version: int, value: Any, given: Any, operand: int, limit_bytes: int) -> Outcome:
-    return Outcome(changes=True, value=given) if value is None else UNMET
+def _put_if_absent(version: int, value: Any, expires_ms: int, asked: Asked) -> Outcome:
+    return _written(asked) if value is None else UNMET
 
 
-def _put_if_present(version: int, value: Any, given: Any, operand: int, limit_bytes: int) -> Outcome:
-    return UNMET if value is None else Outcome(changes=True, value=given)
+def _put_if_present(version: int, value: Any, expires_ms: int, asked: Asked) -> Outcome:
+    return UNMET if value is None else _written(asked)
 
 
 def is_version(version: int, value: Any, operand: int) -> bool:
@@ -67,19 +90,20 @@ def is_version(version: int, value: Any, operand: int) -> bool:
     return version == operand or (value is None and operand == MISSING_VERSION)
 
 
-def _put_if_version(version: int, value: Any, given: Any, operand: int, limit_bytes: int) -> Outcome:
-    return Outcome(changes=True, value=given) if is_version(version, value, operand) else UNMET
+def _put_if_version(version: int, value: Any, expires_ms: int, asked: Asked) -> Outcome:
+    return _written(asked) if is_version(version, value, asked.operand) else UNMET
 
 
-def _delete(version: int, value: Any, given: Any, operand: int, limit_bytes: int) -> Outcome:
+def _delete(version: int, value: Any, expires_ms: int, asked: Asked) -> Outcome:
     return UNMET if value is None else BURIED
 
 
-def _delete_if_version(version: int, value: Any, given: Any, operand: int, limit_bytes: int) -> Outcome:
-    return BURIED if value is not None and version == operand else UNMET
+def _delete_if_version(version: int, value: Any, expires_ms: int, asked: Asked) -> Outcome:
+    return BURIED if value is not None and version == asked.operand else UNMET
 
 
-def _incr(version: int, value: Any, given: Any, operand: int, limit_bytes: int) -> Outcome:
+def _incr(version: int, value: Any, expires_ms: int, asked: Asked) -> Outcome:
+    given = asked.value
     if value is None:
         value = 0
     if type(value) not in (int, float) or type(given) not in (int, float):
@@ -90,21 +114,32 @@ def _incr(version: int, value: Any, given: Any, operand: int, limit_bytes: int) 
         return TOO_LARGE
     if not (INT_LOW <= total <= INT_HIGH if type(total) is int else isfinite(total)):
         return TOO_LARGE
-    return Outcome(changes=True, value=total, result=total)
+    return Outcome(changes=True, value=total, result=total, expires_ms=expires_ms)
 
 
-def _append(version: int, value: Any, given: Any, operand: int, limit_bytes: int) -> Outcome:
+def _append(version: int, value: Any, expires_ms: int, asked: Asked) -> Outcome:
+    given, limit_bytes = asked.value, asked.limit_bytes
     if type(given) not in (str, bytes) or (value is not None and type(value) is not type(given)):
         return WRONG_TYPE
     whole = given if value is None else value + given
     length = len(whole)
     if length > limit_bytes or (type(whole) is str and 4 * length > limit_bytes < len(whole.encode())):
         return TOO_LARGE
-    return Outcome(changes=True, value=whole, result=length)
+    return Outcome(changes=True, value=whole, result=length, expires_ms=expires_ms)
 
 
-def _getset(version: int, value: Any, given: Any, operand: int, limit_bytes: int) -> Outcome:
-    return Outcome(changes=True, value=given, result=value)
+def _getset(version: int, value: Any, expires_ms: int, asked: Asked) -> Outcome:
+    return _written(asked, value)
+
+
+def _touch(version: int, value: Any, expires_ms: int, asked: Asked) -> Outcome:
+    return UNMET if value is None else Outcome(changes=True, value=value, expires_ms=asked.expires_ms)
+
+
+def _ttl(version: int, value: Any, expires_ms: int, asked: Asked) -> Outcome:
+    if value is None:
+        return Outcome()
+    return Outcome(result=max(0, expires_ms - asked.now_ms) if expires_ms else FOR_EVER)
 
 
 EVALUATIONS: Final[dict[int, Evaluation]] = {
@@ -119,6 +154,8 @@ EVALUATIONS: Final[dict[int, Evaluation]] = {
     wire.INCR: _incr,
     wire.APPEND: _append,
     wire.GETSET: _getset,
+    wire.TOUCH: _touch,
+    wire.TTL: _ttl,
 }
 BLIND: Final = frozenset((wire.PUT,))
 """Operations whose answer says nothing of the former state."""

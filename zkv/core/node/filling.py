@@ -32,7 +32,7 @@ from zkv.core import wire
 from zkv.core.node.groups import Group
 from zkv.core.node.local import MANAGER, Local
 from zkv.core.node.serving import FILL_PART, SESSIONS_PART, Serving
-from zkv.core.node.store import size_of
+from zkv.core.node.sizes import size_of
 
 CHUNK_BYTES: Final = 64 * 1024
 """Keys and values of a chunk, unless one entry alone is longer."""
@@ -258,7 +258,7 @@ class Filling:
     def _entries(self, fill: Fill) -> bytes | None:
         """The next entries of the shard that is being sent, as they are now."""
         table = self.local.store.tables[fill.shard]
-        keys, versions, values = [], [], []
+        keys, versions, values, expiries = [], [], [], []
         size, part = 0, BUSY_CHUNK_PART if self._is_busy else 1
         for key in fill.keys:
             fill.left_keys -= 1
@@ -268,6 +268,7 @@ class Filling:
             keys.append(key)
             versions.append(entry[0])
             values.append(entry[1])
+            expiries.append(entry[2])
             size += size_of(key) + size_of(entry[1]) + ENTRY_BYTES
             if size * part >= CHUNK_BYTES or len(keys) * part >= CHUNK_ENTRIES:
                 break
@@ -275,7 +276,8 @@ class Filling:
             return None
         self.local.fill_keys += len(keys)
         epoch = self.local.map.shards[fill.shard].epoch
-        return wire.pack([[FILL_PART, fill.shard, epoch, keys, wire.pack_u64(versions), values]])
+        columns = keys, wire.pack_u64(versions), values, wire.pack_u64(expiries)
+        return wire.pack([[FILL_PART, fill.shard, epoch, *columns]])
 
     # --- from learner to member ------------------------------------------------------------------------------------
 

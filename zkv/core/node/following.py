@@ -98,28 +98,19 @@ class Following:
 
     def _writes(self, stream: InStream, header: wire.Header, seq: int, item: Sequence[Any]) -> Part | None:
         local = self.local
-        _, client, batch, watermark, packed, shard_column, version_column, keys, values, results = item
+        _, client, batch, watermark, packed, shard_column, version_column, keys, values, results, expiries = item
         indices: Sequence[int] | None = None if packed is None else wire.unpack_u16(packed)
         shards: Sequence[int] = wire.unpack_u16(shard_column)
         versions: Sequence[int] = wire.unpack_u64(version_column)
-        part = Part(client, batch, watermark, indices, shards, versions, keys, values, results)
+        until = None if expiries is None else wire.unpack_u64(expiries)
+        part = Part(client, batch, watermark, indices, shards, versions, keys, values, results, until)
         if header.map_version != local.map.version:
             accepted = self._unfenced(stream, header.sender, seq, shards, versions)
             if not accepted:
                 return None
             if len(accepted) < len(shards):
                 part = part.pick(accepted)
-        _, _, _, indices, shards, versions, keys, values, results = part
-        local.store.apply(shards, keys, versions, values)
-        if None in values:
-            deletes = [position for position, value in enumerate(values) if value is None]
-            local.store.bury(
-                [shards[position] for position in deletes],
-                [keys[position] for position in deletes],
-                [versions[position] for position in deletes],
-                local.now_ms,
-            )
-        local.sessions.remember(client, batch, watermark, indices, shards, versions, local.now_ms, results)
+        local.apply(part)
         return part
 
     def _unfenced(
@@ -150,10 +141,7 @@ class Following:
             if not self._current(header.sender, shard, epoch):
                 self._refuse(stream, shard, seq)
                 continue
-            fresh = local.store.adopt(shard, (Row(*row) for row in rows), local.now_ms)
-            for row in fresh:
-                local.remember(shard, row)
-            local.keep_rows({shard: fresh})
+            local.adopt(shard, (Row(*row) for row in rows))
 
     def _activated(self, sender: int, shards: list[int], epochs: list[int], positions: list[int]) -> None:
         """A takeover is over: everything up to these positions is committed (SAFETY 17).
@@ -165,6 +153,7 @@ class Following:
             if self._current(sender, shard, epoch):
                 if self.local.boot in shard_map.shards[shard].learners:
                     store.positions[shard] = max(store.positions[shard], position)
+                    self.local.history.begin(shard, max(position, self.local.life_begins(shard)))
                 if store.positions[shard] < position:
                     raise BrokenStream(f"shard {shard} was activated beyond what we hold")
                 store.committed[shard] = max(store.committed[shard], position)
@@ -182,11 +171,13 @@ class Following:
     # --- being filled ----------------------------------------------------------------------------------------------
 
     def _fill(
-        self, stream: InStream, sender: int, seq: int, shard: int, epoch: int, keys: Any, packed: Any, values: Any
-    ) -> None:
+        self, stream: InStream, sender: int, seq: int, shard: int, epoch: int, keys: Any, packed: Any, values: Any,
+        expiries: Any,
+    ) -> None:  # fmt: skip
         """A chunk of a shard that we learn (SAFETY 21)."""
         if self._current(sender, shard, epoch):
-            self.local.store.fill(shard, keys, wire.unpack_u64(packed), values, self.local.now_ms)
+            columns = keys, wire.unpack_u64(packed), values, wire.unpack_u64(expiries)
+            self.local.store.fill(shard, *columns, self.local.now_ms)
             self.local.fired["chunks taken"] += 1
         else:
             self._refuse(stream, shard, seq)

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 from zkv.core import wire
 from zkv.core.load import Load
+from zkv.core.node.clock import Clock
+from zkv.core.node.history import SYSTEM, History
 from zkv.core.node.leases import Given, Leases
 from zkv.core.node.sessions import Sessions
 from zkv.core.node.store import Row, Store
@@ -33,7 +35,9 @@ PUBLISH: Final = 1
 class Local:
     """The shared state of one node."""
 
-    def __init__(self, name: str, boot: int, settings: ClusterSettings, shard_map: ShardMap) -> None:
+    def __init__(
+        self, name: str, boot: int, settings: ClusterSettings, shard_map: ShardMap, limit_bytes: int | None = None
+    ) -> None:
         self.name = name
         self.boot = boot
         self.settings = settings
@@ -42,6 +46,11 @@ class Local:
         self.store = Store(settings.shards)
         self.sessions = Sessions(settings.session_ttl_ms)
         self.tails = Tails()
+        self.clock = Clock(settings.drift_margin)
+        self.history = History(settings.history_bytes)
+        self.limit_bytes = settings.memory_limit_bytes if limit_bytes is None else limit_bytes
+        """What the entries held here may take; 0: no limit. It binds this node as a primary: as a backup it takes what
+        it is sent."""
         self.leases = Leases(settings.lease_ms)
         self.given = Given()
         self.outgoing: dict[int, OutStream] = {}
@@ -54,22 +63,67 @@ class Local:
         self.busy_until_ms = float("-inf")
         """Clients kept this node busy a moment ago: until here fills hold back."""
         self.fill_keys = self.fill_bytes = self.fill_left_keys = 0
+        self.expired = self.evicted = self.refused = self.lag_us = 0
+        """Entries expired and evicted here, writes refused for want of memory, and how late expiries are."""
         self.fired: Counter[str] = Counter()
         """How often each of the protocol's rarer paths ran; for status, and for the simulator's summary."""
+
+    @property
+    def cluster_ms(self) -> int:
+        """Cluster time of this turn; 0: not known yet."""
+        return self.clock.at(self.now_ms)
 
     def load(self) -> Load:
         """What this node says of itself in its heartbeat."""
         return self.usage._replace(
-            keys=self.store.count(), bytes=self.store.estimate_bytes(), operations=self.operations,
+            keys=self.store.count(), bytes=self.store.bytes, operations=self.operations,
             fill_keys=self.fill_keys, fill_bytes=self.fill_bytes, fill_left_keys=self.fill_left_keys,
+            expiring_keys=self.store.expiry.count, expired=self.expired, evicted=self.evicted, refused=self.refused,
+            lag_us=self.lag_us, limit_bytes=self.limit_bytes, cluster_ms=self.cluster_ms,
         )  # fmt: skip
+
+    def apply(self, part: Part) -> None:
+        """Take outcomes in, on any replica: into the store, the sessions, and the history."""
+        store = self.store
+        self.history.before(store.positions)
+        size = store.apply(part.shards, part.keys, part.versions, part.values, part.expiries)
+        if None in part.values:
+            deletes = [position for position, value in enumerate(part.values) if value is None]
+            store.bury(
+                [part.shards[position] for position in deletes],
+                [part.keys[position] for position in deletes],
+                [part.versions[position] for position in deletes],
+                self.now_ms, spent=part.client == SYSTEM,
+            )  # fmt: skip
+        if part.client != SYSTEM:
+            self.sessions.remember(
+                part.client, part.batch, part.watermark, part.indices, part.shards, part.versions, self.now_ms,
+                part.results,
+            )  # fmt: skip
+        self.history.add(part, size)
+
+    def adopt(self, shard: int, rows: Iterable[Row]) -> None:
+        """Take in rows of a tail that a takeover re-sends, as far as they are new here (SAFETY 16)."""
+        self.history.before(self.store.positions)
+        fresh = self.store.adopt(shard, rows, self.now_ms)
+        for row in fresh:
+            if row.client != SYSTEM:
+                self.remember(shard, row)
+        for part in self.keep_rows({shard: fresh}):
+            self.history.add(part, 0)
 
     def forget(self, shards: AbstractSet[int]) -> None:
         """Clear the copies of `shards`: entries, tombstones, what sessions say of them, and tails (SAFETY 20)."""
         for shard in shards:
             self.store.clear(shard)
+            self.history.begin(shard, self.life_begins(shard))
         self.sessions.forget(shards)
         self.tails.forget(shards)
+
+    def life_begins(self, shard: int) -> int:
+        """A version below all of the shard's present life, above all of those before it (SAFETY 33)."""
+        born = self.map.shards[shard].born
+        return born << wire.COUNTER_BITS if born > 1 else 0
 
     def remember(self, shard: int, row: Row) -> None:
         """Remember the write that made an adopted entry (SAFETY 24)."""
@@ -131,18 +185,19 @@ class Local:
         tails = self.tails.collect(chosen, self.store.committed.__getitem__)
         self.keep_rows({shard: rows for shard, rows in tails.items() if rows})
 
-    def keep_rows(self, tails: dict[int, list[Any]]) -> None:
-        """Keep rows as adopted ones: until a commit position covers them."""
+    def keep_rows(self, tails: dict[int, list[Any]]) -> list[Part]:
+        """Keep rows as adopted ones: until a commit position covers them. Returns them as parts."""
         parts = [
             Part(
                 row.client, row.batch, 0, (row.place,), (shard,), (row.version,), (row.key,), (row.value,),
-                None if row.result is None else (row.result,),
+                None if row.result is None else (row.result,), (row.expires_ms,) if row.expires_ms else None,
             )
             for shard, rows in tails.items()
             for row in rows
         ]
         if parts:
             self.tails.keep(ADOPTED, 0, parts)
+        return parts
 
     def prune_tails(self) -> None:
         """Let go of batches whose every entry is covered by a commit position, or of a shard no longer held here."""

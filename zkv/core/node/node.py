@@ -15,14 +15,17 @@ from zkv.core import wire
 from zkv.core.deltas import RecentDeltas
 from zkv.core.fragments import Fragments
 from zkv.core.node.contact import Contact
+from zkv.core.node.expiring import Expiring
 from zkv.core.node.filling import Filling
 from zkv.core.node.following import Following
 from zkv.core.node.invariants import check_node
 from zkv.core.node.local import MANAGER, PUBLISH, Address, Local
 from zkv.core.node.reading import Reading
 from zkv.core.node.requests import Requests
+from zkv.core.node.room import Room
 from zkv.core.node.serving import Serving
 from zkv.core.node.takeover import Takeovers
+from zkv.core.node.watching import Watching
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import Delta, Shard, ShardMap
 from zkv.core.wire import Malformed
@@ -50,7 +53,7 @@ class Node:
 
     def __init__(
         self, name: str, boot: int, endpoint: str, *, zone: str = "", weight: float = 1.0,
-        bound: bool = True,
+        bound: bool = True, memory_limit_bytes: int | None = None,
     ) -> None:  # fmt: skip
         self.boot = boot
         self.name = name
@@ -69,6 +72,7 @@ class Node:
         """(when it came, source, frame)"""
         self._stash_bytes = 0
         self._wakes: list[float] = []
+        self._memory_limit_bytes = memory_limit_bytes
         self._set_up(ClusterSettings(), ShardMap.empty())
         self._handlers: dict[int, Callable[[Address, wire.Header, bytes], None]] = {
             wire.REQUEST: self._on_request,
@@ -95,12 +99,17 @@ class Node:
 
     def _set_up(self, settings: ClusterSettings, shard_map: ShardMap) -> None:
         """The roles, for a cluster whose settings are known."""
-        self.local = Local(self.name, self.boot, settings, shard_map)
+        self.local = Local(self.name, self.boot, settings, shard_map, self._memory_limit_bytes)
         self.serving = Serving(self.local)
         self.following = Following(self.local)
         self.reading = Reading(self.local, self.serving)
         self.takeovers = Takeovers(self.local, self.serving, self.reading)
-        self.requests = Requests(self.local, self.serving, self.reading)
+        self.expiring = Expiring(self.local, self.serving)
+        self.room = Room(self.local, self.serving)
+        self.watching = Watching(self.local, self.serving)
+        self.requests = Requests(
+            self.local, self.serving, self.reading, self.expiring, self.room, self.watching
+        )
         self.filling = Filling(self.local, self.serving)
         self.fragments = Fragments()
 
@@ -115,6 +124,7 @@ class Node:
         """One turn: handle `frames` (source, frame), drained before `now_ms` was read; returns (destination, frame)."""
         local = self.local
         local.now_ms = now_ms
+        self.expiring.reclaim()
         for source, frame in frames:
             self._receive(source, frame)
         self._end_turn()
@@ -176,8 +186,11 @@ class Node:
             self.takeovers.advance()
             self.takeovers.announce()
             self.requests.retry_parked(self._wakes.append)
+            self.room.tend(self._wakes.append)
+            self.expiring.wake(self._wakes.append)
             self.serving.drop_tombstones()
             self.serving.flush()
+            self.watching.advance(self._wakes.append)
             self.filling.advance(self._wakes.append)
             self.filling.announce(self._wakes.append)
             self.following.acknowledge()
@@ -195,11 +208,16 @@ class Node:
     # --- the manager -----------------------------------------------------------------------------------------------
 
     def _on_welcome(self, source: Address, header: wire.Header, frame: bytes) -> None:
-        settings, heartbeat_endpoint, map_endpoint, manager_boot = wire.decode_body(frame)
+        settings, heartbeat_endpoint, map_endpoint, manager_boot, cluster_ms = wire.decode_body(frame)
+        if type(cluster_ms) is not int or not 0 <= cluster_ms < 2**63:
+            raise Malformed("cluster time is a number of milliseconds")
         if self.local.map.cluster == 0:
             now_ms, out, fired = self.local.now_ms, self.local.out, self.local.fired
+            clock = self.local.clock
             self._set_up(ClusterSettings.from_wire(settings), ShardMap.empty(header.cluster))
             self.local.now_ms, self.local.out, self.local.fired = now_ms, out, fired
+            self.local.clock = clock
+        self.local.clock.learn(cluster_ms, self.local.now_ms)
         endpoints = str(heartbeat_endpoint), str(map_endpoint)
         if self.contact.welcomed(*endpoints, int(manager_boot), self.local.now_ms):
             self._report_again()
@@ -309,6 +327,8 @@ class Node:
                 local.given.joined(shard, local.now_ms)
             if _starts_empty(boot, before, after):
                 cleared.add(shard)
+            elif before is None and after.born > 1:
+                local.history.begin(shard, local.life_begins(shard))  # its former life was not here: it is not known
             was_primary = before is not None and before.primary == boot and not before.withheld
             if after.primary == boot and not after.withheld:
                 follows = before is not None and after.epoch == before.epoch + 1

@@ -23,6 +23,8 @@ from zkv.core.node.store import ABSENT
 WANTED_MS: Final = 2000.0
 """How long after the last read at this backup its leases are renewed."""
 TOKENS_LIMIT: Final = 64
+NEAR_MS: Final = 100
+"""A backup shows nothing that expires so soon: its idea of cluster time may be a little behind the primary's."""
 
 
 class Reading:
@@ -82,10 +84,12 @@ class Reading:
             self._wanted_until_ms = local.now_ms + WANTED_MS
         held.versions, held.values = [0] * len(keys), [None] * len(keys)
         first: dict[int, int] = {}
+        # Only the primary expires entries (SAFETY 28); without cluster time everything may be about to.
+        near_ms = local.cluster_ms + NEAR_MS if local.cluster_ms else float("inf")
         for position, (shard, key) in enumerate(zip(held.shards, keys, strict=True)):
-            version, value = store.tables[shard].get(key, ABSENT)
+            version, value, expires_ms = store.tables[shard].get(key, ABSENT)
             may_read = self.holds(shard) if stale else self.may_read(shard)
-            if may_read and self.is_committed(shard, version, first):
+            if may_read and not 0 < expires_ms <= near_ms and self.is_committed(shard, version, first):
                 held.versions[position], held.values[position] = version, value
                 local.fired["stale reads" if stale else "replica reads"] += 1
             else:

@@ -14,32 +14,30 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from msgpack import ExtType
-
 from zkv.core import wire
-from zkv.core.node.evaluate import BLIND, EVALUATIONS
+from zkv.core.node.checks import Request, check_identity, check_request, check_sizes
+from zkv.core.node.evaluate import BLIND, EVALUATIONS, Asked, Outcome
+from zkv.core.node.expiring import Expiring
 from zkv.core.node.groups import Group
 from zkv.core.node.local import Address, Local
-from zkv.core.node.pages import page_of_keys
 from zkv.core.node.reading import Reading
 from zkv.core.node.replies import Held
+from zkv.core.node.room import Room
 from zkv.core.node.serving import HELD_LIMIT, Serving
 from zkv.core.node.sessions import Record, Session, status_of_unknown
-from zkv.core.node.store import ABSENT
+from zkv.core.node.sizes import ENTRY_BYTES, EXPIRY_BYTES, size_of, size_of_all
+from zkv.core.node.store import ABSENT, Entry
 from zkv.core.node.tails import Part
-from zkv.core.settings import ClusterSettings
-from zkv.core.shardmap import shard_of
+from zkv.core.node.walks import Budget, Walks
+from zkv.core.node.watching import Watching
 from zkv.core.wire import Malformed
 
-OPS_LIMIT: Final = 16_384
-"""Operations of one request."""
 RETURNING: Final = frozenset((wire.INCR, wire.APPEND, wire.GETSET))
 """Writes that return more than a version."""
 TURN_BYTES: Final = 4 * 1024 * 1024
 """After so many bytes of requests a batch leaves before its turn ends: none must be too long for the queues."""
 
-PAGES_LIMIT: Final = 64
-"""Pages of keys of one request: each looks at a whole shard."""
+TTL_LIMIT_MS: Final = 2**53
 BUSY_MS: Final = 1000.0
 """A node counts as busy for so long after a request: clients that are slowed down must not look like clients gone."""
 
@@ -47,39 +45,6 @@ BUSY_MS: Final = 1000.0
 PARKED_MS: Final = 100.0
 """How long a request waits for a takeover before it is refused."""
 PARKED_BYTES: Final = 64 * 1024 * 1024
-
-
-class Request(NamedTuple):
-    """The columns of one request, besides those that its reply keeps."""
-
-    client: int
-    routed_by: int
-    """Version of the map that the client chose this node by."""
-    batch: int
-    watermark: int
-    op: int | bytes
-    """One for all operations, or one for each."""
-    indices: list[int] | None
-    """Place of each operation in its batch; None: 0…n-1."""
-    keys: list[Any]
-    values: list[Any] | None
-    operands: list[int] | None
-    """What conditions compare versions with; cursors."""
-    early: bool = False
-    """Whether the reply does not wait for the commit of what it wrote itself (SAFETY 27)."""
-
-    @property
-    def writes(self) -> bool:
-        """Whether some operation may change something."""
-        return self.op in wire.WRITES if isinstance(self.op, int) else not wire.WRITES.isdisjoint(self.op)
-
-    def place(self, position: int) -> int:
-        """Place of an operation in its batch."""
-        return position if self.indices is None else self.indices[position]
-
-    def op_at(self, position: int) -> int:
-        """The operation at a position."""
-        return self.op if isinstance(self.op, int) else self.op[position]
 
 
 class Parked(NamedTuple):
@@ -95,10 +60,16 @@ class Parked(NamedTuple):
 class Requests:
     """The client's side of a primary: requests in, replies into `Serving.hold`."""
 
-    def __init__(self, local: Local, serving: Serving, reading: Reading) -> None:
+    def __init__(
+        self, local: Local, serving: Serving, reading: Reading, expiring: Expiring, room: Room, watching: Watching
+    ) -> None:
         self.local = local
         self.serving = serving
         self.reading = reading
+        self.expiring = expiring
+        self.room = room
+        self.watching = watching
+        self.walks = Walks(local)
         self._taken_bytes = 0
         self._parked: deque[Parked] = deque()
         self._parked_bytes = 0
@@ -134,14 +105,18 @@ class Requests:
         """One REQUEST. Raises `Malformed`; what is late is dropped before it is looked at any further."""
         (
             number, attempt, batch, watermark, deadline_ms, op, packed_indices, packed_shards, keys, values, ack,
-            packed_operands,
+            packed_operands, packed_ttls,
         ) = wire.decode_body(frame)  # fmt: skip
         local = self.local
         indices = None if packed_indices is None else wire.unpack_u16(packed_indices)
         operands = None if packed_operands is None else wire.unpack_u64(packed_operands)
         shards = wire.unpack_u16(packed_shards)
-        check_identity(number, attempt, batch, watermark, deadline_ms)
-        request = Request(header.sender, header.map_version, batch, watermark, op, indices, keys, values, operands)
+        check_identity(header.sender, number, attempt, batch, watermark, deadline_ms)
+        ttls = None if packed_ttls is None else wire.unpack_u64(packed_ttls)
+        expiries = None if ttls is None else self._expiries(ttls, len(shards))
+        request = Request(
+            header.sender, header.map_version, batch, watermark, op, indices, keys, values, operands, expiries
+        )
         check_request(local.settings, request, shards)
         if values is not None and len(frame) > local.settings.value_limit_bytes:
             check_sizes(values, local.settings.value_limit_bytes)
@@ -168,6 +143,10 @@ class Requests:
             return
         if held.writes and (ack or self._default_ack) == wire.ACK_PRIMARY:
             request = request._replace(early=True)
+        if op == wire.WATCH and self._is_served(held, request):
+            assert operands is not None
+            self.watching.ask(held, keys, operands)
+            return
         self._execute(held, request)
         local.operations += len(keys)
         local.busy_until_ms = local.now_ms + BUSY_MS
@@ -175,6 +154,28 @@ class Requests:
         if self._taken_bytes > TURN_BYTES:
             self._taken_bytes = 0
             self.serving.flush()
+
+    def _expiries(self, ttls: list[int], count: int) -> list[int] | None:
+        """Times to live as points in cluster time. Raises Malformed."""
+        if len(ttls) != count:
+            raise Malformed("there is a time to live for each operation, or for none")
+        if max(ttls, default=0) > TTL_LIMIT_MS:
+            raise Malformed(f"a time to live is at most {TTL_LIMIT_MS} ms")
+        cluster_ms = self.local.cluster_ms
+        return [cluster_ms + ttl if ttl else 0 for ttl in ttls] if any(ttls) else None
+
+    def _is_served(self, held: Held, request: Request) -> bool:
+        """Whether all shards of a request are served here at this moment, by its route."""
+        return self.serving.covers(held.shards) and request.routed_by >= self.serving.youngest_reign
+
+    def _lacks_clock(self, request: Request) -> bool:
+        """Whether it needs cluster time, and there is none yet: only in the first moments of a node's life. Where
+        there are entries that expire anything needs it: who knows what has expired already?"""
+        if self.local.cluster_ms:
+            return False
+        op = request.op
+        asks = request.expiries is not None or op == wire.TTL or (isinstance(op, bytes) and wire.TTL in op)
+        return asks or self.local.store.expiry.count > 0
 
     def _execute(self, held: Held, request: Request) -> None:
         """Execute a checked request, or refuse it, operation by operation where need be; queue or hold its reply."""
@@ -194,6 +195,7 @@ class Requests:
             and len(self.serving.held) < HELD_LIMIT
             and not (held.writes and self.serving.is_thin(shards))
             and not any(stream.full for stream in local.outgoing.values())
+            and not self._lacks_clock(request)
         )
         if whole:
             chosen: Sequence[int] = range(len(shards))
@@ -201,12 +203,18 @@ class Requests:
             chosen = self._choose(held, request, record, unknown)
             whole = len(chosen) == len(shards)
         waits: dict[Group, int] = {}
-        if whole and op == wire.PUT:
+        if self.expiring.behind and op not in wire.OF_SHARDS:
+            self.expiring.meet(shards, request.keys)
+        self.room.note(request.keys)
+        roomy = self._has_room(request)
+        if whole and op == wire.PUT and roomy:
             assert request.values is not None
             versions = held.versions = self.serving.next_versions(shards)
             held.values = None
-            local.store.apply(shards, request.keys, versions, request.values)
-            self._replicate(waits, request, request.indices, shards, versions, request.keys, request.values, None)
+            self._replicate(
+                waits, request, request.indices, shards, versions, request.keys, request.values, None,
+                request.expiries,
+            )  # fmt: skip
         elif whole and op == wire.GET:
             tables = map(local.store.tables.__getitem__, shards)
             entries = [table.get(key, ABSENT) for table, key in zip(tables, request.keys, strict=True)]
@@ -220,7 +228,7 @@ class Requests:
             local.fired["early acknowledgements"] += 1
             waits = {}
             self._depend(waits, held.shards, held.seen.items())
-        elif self.serving.unsettled and (op != wire.PUT or not whole):
+        elif self.serving.unsettled and (op != wire.PUT or not whole or held.statuses is not None):
             self._depend(waits, held.shards, enumerate(held.versions))
         self.serving.hold(held, waits)
 
@@ -251,12 +259,14 @@ class Requests:
         held.versions, held.values = [0] * count, [None] * count
         full = {peer for peer, stream in self.local.outgoing.items() if stream.full}
         overtaken = self._overtaken(request, record, count)
+        clockless = self._lacks_clock(request)
         if unknown == wire.MAYBE and isinstance(request.op, bytes):
             record = None  # of a duplicate nothing is told: a part of it alone would lose the order of the rest
         executed: set[Any] = set()
         chosen = []
         for position, shard in enumerate(held.shards):
             status = self._refusal(shard, request.routed_by, full, writes=held.writes)
+            status = status or (wire.NOT_READY if clockless else wire.OK)
             if status == wire.OK and record is not None:
                 # A condition after an operation that is executed afresh, on the same key, is too: they have an order.
                 afresh = request.keys[position] in executed
@@ -291,6 +301,9 @@ class Requests:
         if index in record.misses and not afresh:
             status, held.versions[position], _ = record.misses[index]
             held.seen[position] = held.versions[position]
+            if status == wire.NO_ROOM:
+                assert held.values is not None
+                held.values[position] = self.room.figures
             held.set_status(position, status)
             return True
         return False
@@ -333,63 +346,104 @@ class Requests:
 
     def _each(self, waits: dict[Group, int], held: Held, request: Request, chosen: Iterable[int]) -> None:
         """Execute the chosen positions, one after the other: each sees what those before it did."""
-        local, store = self.local, self.local.store
-        count, limit_bytes = len(held.shards), local.settings.value_limit_bytes
+        local = self.local
+        count, limit_bytes, cluster_ms = len(held.shards), local.settings.value_limit_bytes, local.cluster_ms
+        budget = Budget()
         if not held.versions:
             held.versions = [0] * count
         if held.values is None:
             held.values = [None] * count
-        given, operands = request.values, request.operands
+        given, operands, expiries = request.values, request.operands, request.expiries
         done: list[int] = []
         versions: list[int] = []
-        values: list[Any] = []
-        results: list[Any] = []
+        outcomes: list[Outcome] = []
+        fresh: dict[Any, Entry] = {}
+        grown = 0
+        busy: set[int] = set()
+        """Shards on which an operation is put off: those behind it are, too, for they have an order."""
         failed: list[tuple[int, int]] = []
         for position in chosen:
             op, shard, key = request.op_at(position), held.shards[position], request.keys[position]
             operand = 0 if operands is None else operands[position]
-            if op == wire.KEYS:
-                held.versions[position] = store.positions[shard]
-                held.values[position] = page_of_keys(store.tables[shard], key, operand)
+            if op == wire.SCAN:
+                assert given is not None
+                found = self.walks.scan(request.client, shard, key, operand, given[position], budget)
+                held.versions[position], held.values[position] = found
+                self.serving.depend_on_all(waits, shard)
                 continue
-            version, value = store.tables[shard].get(key, ABSENT)
-            outcome = EVALUATIONS[op](version, value, given[position] if given else None, operand, limit_bytes)
+            if op == wire.WATCH:  # of a request that is not served here as a whole: nothing is told yet
+                held.versions[position] = self.watching.begin(waits, shard, operand)
+                continue
+            if shard in busy:
+                held.set_status(position, wire.BUSY)
+                continue
+            entry = self._entry(shard, key, fresh)
+            version = entry[0]
+            until_ms = expiries[position] if expiries else 0
+            asked = Asked(given[position] if given else None, operand, until_ms, limit_bytes, cluster_ms)
+            outcome = EVALUATIONS[op](*entry, asked)
             if op not in BLIND:
                 held.seen[position] = version
+            if outcome.changes and self.room.limited:
+                growth = _growth(key, entry, outcome)
+                outcome = outcome if self.room.fits(grown + growth) or growth <= 0 else self._no_room(growth)
+                grown += growth if outcome.changes else 0
             if outcome.changes:
                 (version,) = self.serving.next_versions((shard,))
-                store.apply((shard,), (key,), (version,), (outcome.value,))
-                if outcome.value is None:
-                    store.bury((shard,), (key,), (version,), local.now_ms)
+                fresh[key] = version, outcome.value, outcome.expires_ms
                 done.append(position)
                 versions.append(version)
-                values.append(outcome.value)
-                results.append(outcome.result)
+                outcomes.append(outcome)
             held.versions[position] = version
+            held.values[position] = outcome.result
             if outcome.status:
                 held.set_status(position, outcome.status)
-                failed.append((position, outcome.status))
-            else:
-                held.values[position] = outcome.result
+                if outcome.status in wire.FAILED:
+                    failed.append((position, outcome.status))
+                else:
+                    busy.add(shard)
         if failed:
             self._remember_failures(held, request, failed)
         if done:
-            columns = [held.shards[at] for at in done], versions, [request.keys[at] for at in done], values
-            kept = results if any(result is not None for result in results) else None
-            self._replicate(waits, request, [request.place(at) for at in done], *columns, kept)
+            columns = [held.shards[at] for at in done], versions, [request.keys[at] for at in done]
+            self._replicate(waits, request, [request.place(at) for at in done], *columns, *_columns_of(outcomes))
         if not any(value is not None for value in held.values):
             held.values = None
+
+    def _entry(self, shard: int, key: Any, fresh: dict[Any, Entry]) -> Entry:
+        """What an operation sees; `fresh`: what those before it in the request have made."""
+        return fresh.get(key) or self.local.store.tables[shard].get(key, ABSENT)
+
+    def _has_room(self, request: Request) -> bool:
+        """Whether a request certainly fits into memory, after evictions where there are any."""
+        keys, values = request.keys, request.values
+        if not self.room.limited or not request.writes or (values is None and request.expiries is None):
+            return True
+        self.room.evicts = False
+        values = values or [None] * len(keys)
+        entry_bytes = ENTRY_BYTES + (EXPIRY_BYTES if request.expiries else 0)
+        if self.room.fits(size_of_all(values) + size_of_all(keys) + entry_bytes * len(keys)):
+            return True
+        return self.room.make(
+            [entry_bytes + size_of(key) + size_of(value) for key, value in zip(keys, values, strict=True)]
+        )  # fmt: skip
+
+    def _no_room(self, growth: int) -> Outcome:
+        """What becomes of a write that would exceed the limit."""
+        if self.room.evicts and growth <= self.room.most_bytes:
+            return Outcome(wire.BUSY)  # a bounded number of entries go at once: the next try finds more room
+        self.local.refused += 1
+        return Outcome(wire.NO_ROOM, result=self.room.figures)
 
     def _replicate(
         self, waits: dict[Group, int], request: Request, indices: Sequence[int] | None, shards: Sequence[int],
         versions: Sequence[int], keys: Sequence[Any], values: Sequence[Any], results: Sequence[Any] | None,
+        expiries: Sequence[int] | None,
     ) -> None:  # fmt: skip
-        """Remember and send on what was applied here."""
+        """Apply, remember and send on what was decided here."""
         client, batch, watermark = request.client, request.batch, request.watermark
-        self.local.sessions.remember(
-            client, batch, watermark, indices, shards, versions, self.local.now_ms, results
-        )
-        part = Part(client, batch, watermark, indices, shards, versions, keys, values, results)
+        part = Part(client, batch, watermark, indices, shards, versions, keys, values, results, expiries)
+        self.local.apply(part)
         self.serving.replicate(waits, part)
 
     def _remember_failures(self, held: Held, request: Request, failed: Iterable[tuple[int, int]]) -> None:
@@ -418,61 +472,19 @@ class Requests:
                         waits[group] = counter
 
 
-def check_identity(request: Any, attempt: Any, batch: Any, watermark: Any, deadline_ms: Any) -> None:
-    """Raise `Malformed` unless these are numbers that every replica can send on and every reply can return."""
-    for number in (request, attempt, batch, watermark):
-        if type(number) is not int or not 0 <= number < 2**63:
-            raise Malformed("request, attempt, batch and watermark are numbers from 0 to 2**63 - 1")
-    if type(deadline_ms) not in (int, float) or deadline_ms != deadline_ms:
-        raise Malformed("the deadline is no number")
+def _growth(key: Any, entry: Entry, outcome: Outcome) -> int:
+    """By how much a new entry in the place of another takes more memory."""
+    size = size_of(outcome.value) - size_of(entry[1]) + (EXPIRY_BYTES if outcome.expires_ms else 0)
+    size -= EXPIRY_BYTES if entry[2] else 0
+    return size if entry[0] or outcome.value is None else size + ENTRY_BYTES + size_of(key)
 
 
-def check_request(settings: ClusterSettings, request: Request, shards: list[int]) -> None:
-    """Raise `Malformed` for what could harm others. Costs a C-level pass over the keys, not a look at each."""
-    count = len(shards)
-    op, keys, values, operands = request.op, request.keys, request.values, request.operands
-    if type(keys) is not list or (values is not None and type(values) is not list):
-        # Other sequences could be applied here, and then not be split by replica set.
-        raise Malformed("keys and values are lists")
-    columns: tuple[Any, ...] = (keys, request.indices, values, operands, op if type(op) is bytes else None)
-    if not 0 < count <= OPS_LIMIT or any(column is not None and len(column) != count for column in columns):
-        raise Malformed("columns of different length, or none, or too many")
-    kinds = {op} if type(op) is int else set(op) if type(op) is bytes else {None}
-    if not kinds <= (wire.MIXABLE if type(op) is bytes else wire.OPERATIONS):
-        raise Malformed(f"operation {op!r} is unknown, or does not go with others")
-    if op == wire.KEYS and count > PAGES_LIMIT:
-        raise Malformed(f"at most {PAGES_LIMIT} pages of keys are made for one request")
-    if not set(map(type, keys)) <= {str, bytes} or _longest(keys, settings.key_limit_bytes) > settings.key_limit_bytes:
-        raise Malformed(f"a key is neither str nor bytes, or longer than {settings.key_limit_bytes} bytes")
-    if max(shards) >= settings.shards or (op != wire.KEYS and shard_of(keys[0], settings.shards) != shards[0]):
-        # One key tells whether the client hashes as we do; all would cost more than executing the request.
-        raise Malformed("the first key does not belong to the shard named for it")
-    if not kinds.isdisjoint(wire.TAKES_VALUE):
-        types = set(map(type, values or ()))
-        if values is None or list in types or dict in types:
-            raise Malformed("values are bytes, str, numbers, bool or extension types, one for each key")
-        if type(None) in types and any(
-            value is None and request.op_at(position) in wire.TAKES_VALUE for position, value in enumerate(values)
-        ):
-            raise Malformed("an operation lacks its value")
-
-
-def check_sizes(values: Sequence[Any], limit_bytes: int) -> None:
-    """Raise `Malformed` for a value above the limit. Called only where the whole request is longer than one may be."""
-    for value in values:
-        if isinstance(value, str):
-            size = len(value.encode())
-        elif isinstance(value, bytes):
-            size = len(value)
-        else:
-            size = len(value.data) if isinstance(value, ExtType) else 0
-        if size > limit_bytes:
-            raise Malformed(f"a value has {size} bytes, this cluster takes at most {limit_bytes}")
-
-
-def _longest(keys: Sequence[str | bytes], limit_bytes: int) -> int:
-    """Bytes of the longest key; its characters, at most four bytes each, where they settle the question."""
-    longest = max(map(len, keys))
-    if 4 * longest <= limit_bytes or longest > limit_bytes:
-        return longest
-    return max(len(key.encode()) if isinstance(key, str) else len(key) for key in keys)
+def _columns_of(outcomes: Sequence[Outcome]) -> tuple[list[Any], list[Any] | None, list[int] | None]:
+    """Values, results (None: there are none) and expiries (None: nothing expires)."""
+    results = [outcome.result for outcome in outcomes]
+    expiries = [outcome.expires_ms for outcome in outcomes]
+    return (
+        [outcome.value for outcome in outcomes],
+        results if any(result is not None for result in results) else None,
+        expiries if any(expiries) else None,
+    )

@@ -7,13 +7,14 @@ active shards are served, and entries are made only for them.
 from __future__ import annotations
 
 from bisect import insort
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from operator import itemgetter, or_
 from typing import Any, Final
 
 from zkv.core import wire
 from zkv.core.node.groups import Group
+from zkv.core.node.history import SYSTEM
 from zkv.core.node.local import Local
 from zkv.core.node.replies import Held
 from zkv.core.node.tails import Part
@@ -28,6 +29,10 @@ SESSIONS_PART: Final = 5
 
 HELD_LIMIT: Final = 16_384
 """Replies that may wait for commits before further requests are turned away."""
+SPENT_MS: Final = 100.0
+"""How long tombstones lie that nobody needs: by then they are committed, and the others' of the same age as well."""
+PRESSED_PART: Final = 0.8
+"""Beyond this part of the memory limit tombstones are not kept for their age."""
 COUNTER_LIMIT: Final = wire.COUNTER_MASK - 2**32
 """A primary stops itself before its counter wraps (13 days at a million writes a second): a new boot starts at 0."""
 
@@ -100,6 +105,13 @@ class Serving:
 
     # --- replication -----------------------------------------------------------------------------------------------
 
+    def depend_on_all(self, waits: dict[Group, int], shard: int) -> None:
+        """Add all that was made so far of `shard` to what a reply waits for."""
+        group, version = self.group_of[shard], self.local.store.positions[shard]
+        base = self.bases[shard]
+        if group is not None and version > base + group.committed:
+            waits[group] = max(version - base, waits.get(group, 0))
+
     def next_versions(self, shards: Sequence[int]) -> list[int]:
         """New versions for operations on `shards`, all of them active."""
         first = self.counter + 1
@@ -129,12 +141,21 @@ class Serving:
                     WRITES_PART, share.client, share.batch, share.watermark,
                     None if share.indices is None else wire.pack_u16(share.indices),
                     wire.pack_u16(share.shards), wire.pack_u64(share.versions), share.keys, share.values,
-                    share.results,
+                    share.results, None if share.expiries is None else wire.pack_u64(share.expiries),
                 )
             )  # fmt: skip
             self._dirty[group] = None
             if group.members:
                 waits[group] = last
+
+    def remove(self, rows: Sequence[tuple[int, str | bytes]], kind: int) -> None:
+        """Delete entries that no client asked to be deleted: outcomes like any other (SAFETY 9). `kind`: of the event
+        that this is."""
+        shards, keys = [shard for shard, _ in rows], [key for _, key in rows]
+        versions = self.next_versions(shards)
+        part = Part(SYSTEM, kind, 0, None, shards, versions, keys, [None] * len(rows))
+        self.local.apply(part)
+        self.replicate({}, part)
 
     def notify(self, group: Group, item: tuple[Any, ...]) -> None:
         """Send a notice that makes no version (activation, dropped tombstones) in the group's streams."""
@@ -373,19 +394,33 @@ class Serving:
     # --- tombstones ------------------------------------------------------------------------------------------------
 
     def drop_tombstones(self, most: int = 512) -> None:
-        """Forget deletes that every member has long passed; replicated like any outcome (SAFETY 10, 21)."""
+        """Forget deletes that every member has passed; replicated like any outcome (SAFETY 10, 21). Those of clients
+        when their time has come, or the memory is needed; those of expired and evicted entries at once."""
         local = self.local
-        graves = local.store.graves
-        horizon = local.now_ms - local.settings.tombstone_ms
+        store, limit_bytes = local.store, local.limit_bytes
+        pressed = 0 < PRESSED_PART * limit_bytes < store.bytes
         dropped: dict[Group, list[tuple[int, int, Any]]] = defaultdict(list)
+        self._drop(store.spent, local.now_ms - SPENT_MS, 4 * most, dropped)
+        horizon_ms = local.now_ms - (SPENT_MS if pressed else local.settings.tombstone_ms)
+        self._drop(store.graves, horizon_ms, 4 * most if pressed else most, dropped)
+        for group, rows in dropped.items():
+            shards, versions, keys = zip(*rows, strict=True)
+            self.notify(group, (DROP_PART, wire.pack_u16(shards), wire.pack_u64(versions), keys))
+
+    def _drop(
+        self, graves: deque[tuple[float, int, int, Any]], horizon_ms: float, most: int,
+        dropped: dict[Group, list[tuple[int, int, Any]]],
+    ) -> None:  # fmt: skip
+        """Drop tombstones from the head of `graves`, as far as they are older than `horizon_ms`, and committed."""
+        local = self.local
         for _ in range(min(most, len(graves))):
             buried_ms, shard, version, key = graves[0]
-            if buried_ms > horizon:
+            if buried_ms > horizon_ms:
                 break
             graves.popleft()
             if local.boot not in local.map.shards[shard].replicas:
                 continue
-            if local.store.tables[shard].get(key) != (version, None):
+            if local.store.tables[shard].get(key) != (version, None, 0):
                 continue
             group = self.group_of[shard]
             filling = group is not None and group.learners
@@ -394,6 +429,3 @@ class Serving:
                 dropped[group].append((shard, version, key))
             else:
                 graves.append((local.now_ms, shard, version, key))
-        for group, rows in dropped.items():
-            shards, versions, keys = zip(*rows, strict=True)
-            self.notify(group, (DROP_PART, wire.pack_u16(shards), wire.pack_u64(versions), keys))

@@ -19,7 +19,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple
 
 from zkv.core import wire
-from zkv.core.node.store import size_of
+from zkv.core.node.sizes import size_of
 
 RECORDS_LIMIT: Final = 4096
 """Batches that one client may have outstanding."""

@@ -1,42 +1,30 @@
-"""The entries a node holds: one table a shard, key -> (version, value), and where each shard's history stands.
+"""The entries a node holds: one table a shard, key -> (version, value, expiry), and where each shard's history stands.
 
 A value is whatever the wire brought (bytes, str, a number, an ExtType): it is never looked into. `None` marks a
-tombstone: a delete keeps its version until every in-sync member has passed it (SAFETY 10).
+tombstone: a delete keeps its version until every in-sync member has passed it (SAFETY 10). The expiry is the cluster
+time in milliseconds from which on the primary deletes the entry (SAFETY 28), 0 for never; a tuple of three takes no
+more memory than one of two.
 
 `positions[shard]` is the version of the newest entry applied, `committed[shard]` the version up to which this replica
-knows the history to be committed (SAFETY 17): always committed <= position.
+knows the history to be committed (SAFETY 17): always committed <= position. `bytes` is what all entries take
+(`sizes`), exact by that account after every change.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import islice
-from typing import Any, Final, NamedTuple
+from itertools import repeat
+from typing import Any, NamedTuple
 
-from msgpack import ExtType
-
+from zkv.core.node.expiry import Expiry
+from zkv.core.node.sizes import ENTRY_BYTES, EXPIRY_BYTES, size_of, size_of_all
 from zkv.core.wire import COUNTER_BITS, Malformed
 
-Entry = tuple[int, Any]
-"""(version, value)"""
-ABSENT: Entry = (0, None)
+Entry = tuple[int, Any, int]
+"""(version, value, expiry)"""
+ABSENT: Entry = (0, None, 0)
 """What a key that was never written looks like."""
-
-
-SAMPLED_TABLES: Final = 4
-SAMPLED_ENTRIES: Final = 4
-SAMPLE_MEMORY: Final = 200
-SAMPLE_STRIDE: Final = 40_503
-SAMPLE_REACH: Final = 4096
-"""How many samples the mean size remembers."""
-
-
-def size_of(item: Any) -> int:
-    """Bytes of a key or value, as far as that can be told without encoding it."""
-    if isinstance(item, ExtType):
-        return len(item.data)
-    return len(item) if isinstance(item, bytes | str) else 8
 
 
 class Row(NamedTuple):
@@ -51,6 +39,7 @@ class Row(NamedTuple):
     """Index of the operation in its batch."""
     result: Any = None
     """What it returned besides the version."""
+    expires_ms: int = 0
 
 
 def checked_tail(epoch: Any, position: Any, rows: Any) -> list[Row]:
@@ -61,13 +50,13 @@ def checked_tail(epoch: Any, position: Any, rows: Any) -> list[Row]:
     numbers = [position]
     tail = []
     for row in rows:
-        version, key, _, *identity, _ = row
-        numbers += [version, *identity]
+        version, key, _, *identity, _, expires_ms = row
+        numbers += [version, *identity, expires_ms]
         tail.append(Row(*row))
         if not isinstance(key, str | bytes):
             raise Malformed("a key in a tail is neither str nor bytes")
     if any(type(number) is not int or not 0 <= number < 2**64 for number in numbers):
-        raise Malformed("a tail's position, versions and identities are numbers")
+        raise Malformed("a tail's position, versions, identities and expiries are numbers")
     versions = [row.version for row in tail]
     if versions != sorted(set(versions)) or (versions and versions[-1] < position):
         raise Malformed("a tail's versions ascend to its position")
@@ -79,7 +68,7 @@ def checked_tail(epoch: Any, position: Any, rows: Any) -> list[Row]:
 class Store:
     """All shards of one node. A shard without data is an empty dict: 64 bytes."""
 
-    __slots__ = ("_mean_bytes", "_sampled", "_samples", "committed", "graves", "positions", "tables")
+    __slots__ = ("bytes", "committed", "expiry", "graves", "positions", "spent", "tables")
 
     def __init__(self, shards: int) -> None:
         self.tables: list[dict[str | bytes, Entry]] = [{} for _ in range(shards)]
@@ -87,30 +76,88 @@ class Store:
         self.committed: dict[int, int] = dict.fromkeys(range(shards), 0)
         self.graves: deque[tuple[float, int, int, str | bytes]] = deque()
         """(when, shard, version, key) of tombstones, oldest first."""
-        self._sampled = self._samples = 0
-        self._mean_bytes = 0.0
-        """Of a key and its value, over the last samples."""
+        self.spent: deque[tuple[float, int, int, str | bytes]] = deque()
+        """The same of what expired or was evicted: nobody waits for the versions of these."""
+        self.bytes = 0
+        self.expiry = Expiry(self._expiry_of)
 
-    def apply(self, shards: Sequence[int], keys: Sequence[Any], versions: Sequence[int], values: Sequence[Any]) -> None:
-        """Apply columns of outcomes, in counter order, that continue each shard's history."""
+    def _expiry_of(self, shard: int, key: str | bytes) -> int:
+        return self.tables[shard].get(key, ABSENT)[2]
+
+    # --- outcomes --------------------------------------------------------------------------------------------------
+
+    def apply(
+        self, shards: Sequence[int], keys: Sequence[Any], versions: Sequence[int], values: Sequence[Any],
+        expiries: Sequence[int] | None = None,
+    ) -> int:  # fmt: skip
+        """Apply columns of outcomes, in counter order, that continue each shard's history; returns what the values
+        take, in bytes."""
         self.positions.update(zip(shards, versions, strict=True))
-        entries = zip(versions, values, strict=True)
-        for table, key, entry in zip(map(self.tables.__getitem__, shards), keys, entries, strict=True):
-            table[key] = entry
+        tables = map(self.tables.__getitem__, shards)
+        fresh: list[Any] = []
+        former: list[Any] = []
+        if expiries is None and not self.expiry.count:
+            for table, key, entry in zip(tables, keys, zip(versions, values, repeat(0)), strict=False):
+                known = table.get(key)
+                table[key] = entry
+                if known is None:
+                    fresh.append(key)
+                else:
+                    former.append(known[1])
+        else:
+            entries = zip(versions, values, repeat(0) if expiries is None else expiries, strict=False)
+            for table, shard, key, entry in zip(tables, shards, keys, entries, strict=True):
+                known = table.get(key)
+                table[key] = entry
+                if known is None:
+                    fresh.append(key)
+                else:
+                    former.append(known[1])
+                    if known[2]:
+                        self._forget_expiry(shard, key, known[2])
+                if entry[2]:
+                    self.expiry.add(shard, key, entry[2])
+                    self.bytes += EXPIRY_BYTES
+        size = size_of_all(values)
+        self.bytes += size - size_of_all(former) + size_of_all(fresh) + ENTRY_BYTES * len(fresh)
+        return size
 
-    def bury(self, shards: Iterable[int], keys: Iterable[Any], versions: Iterable[int], now_ms: float) -> None:
+    def _forget_expiry(self, shard: int, key: str | bytes, expires_ms: int) -> None:
+        self.expiry.remove(shard, key, expires_ms)
+        self.bytes -= EXPIRY_BYTES
+
+    def _set(self, shard: int, key: str | bytes, entry: Entry) -> None:
+        """Replace one entry."""
+        table = self.tables[shard]
+        self._account(shard, key, table.get(key), -1)
+        table[key] = entry
+        self._account(shard, key, entry, 1)
+
+    def size_of_entry(self, key: str | bytes, entry: Entry) -> int:
+        """What an entry takes, in bytes."""
+        return ENTRY_BYTES + size_of(key) + size_of(entry[1]) + (EXPIRY_BYTES if entry[2] else 0)
+
+    def _account(self, shard: int, key: str | bytes, entry: Entry | None, sign: int) -> None:
+        """Add an entry to what is counted and looked after, or take it away."""
+        if entry is None:
+            return
+        self.bytes += sign * self.size_of_entry(key, entry)
+        if entry[2]:
+            (self.expiry.add if sign > 0 else self.expiry.remove)(shard, key, entry[2])
+
+    def bury(
+        self, shards: Iterable[int], keys: Iterable[Any], versions: Iterable[int], now_ms: float, *, spent: bool = False
+    ) -> None:
         """Note tombstones, so that they can be dropped when their time has come."""
-        self.graves.extend(
-            (now_ms, shard, version, key) for shard, key, version in zip(shards, keys, versions, strict=True)
-        )
+        rows = ((now_ms, shard, version, key) for shard, key, version in zip(shards, keys, versions, strict=True))
+        (self.spent if spent else self.graves).extend(rows)
 
     def adopt(self, shard: int, rows: Iterable[Row], now_ms: float) -> list[Row]:
         """Apply rows of a re-sent tail above this shard's position; returns those that were new (SAFETY 16)."""
-        table = self.tables[shard]
         fresh = []
         for row in rows:
             if row.version > self.positions[shard]:
-                table[row.key] = (row.version, row.value)
+                self._set(shard, row.key, (row.version, row.value, row.expires_ms))
                 self.positions[shard] = row.version
                 fresh.append(row)
                 if row.value is None:
@@ -120,22 +167,26 @@ class Store:
     def drop_tombstone(self, shard: int, key: str | bytes, version: int) -> None:
         """Forget a tombstone, unless the key has been written since."""
         table = self.tables[shard]
-        if table.get(key) == (version, None):
+        if table.get(key) == (version, None, 0):
             del table[key]
+            self.bytes -= ENTRY_BYTES + size_of(key)
 
     def fill(
-        self, shard: int, keys: Iterable[Any], versions: Iterable[int], values: Iterable[Any], now_ms: float
-    ) -> None:
+        self, shard: int, keys: Iterable[Any], versions: Iterable[int], values: Iterable[Any],
+        expiries: Iterable[int], now_ms: float,
+    ) -> None:  # fmt: skip
         """Take a chunk of a copy that is being made: what is here and newer stays (SAFETY 21)."""
         table = self.tables[shard]
-        for key, version, value in zip(keys, versions, values, strict=True):
+        for key, version, value, expires_ms in zip(keys, versions, values, expiries, strict=True):
             if table.get(key, ABSENT)[0] < version:
-                table[key] = (version, value)
+                self._set(shard, key, (version, value, expires_ms))
                 if value is None:
                     self.graves.append((now_ms, shard, version, key))
 
     def clear(self, shard: int) -> None:
         """Forget a shard that is no longer ours, or that we are to be filled with."""
+        for key, entry in self.tables[shard].items():
+            self._account(shard, key, entry, -1)
         self.tables[shard] = {}
         self.positions[shard] = 0
         self.committed[shard] = 0
@@ -143,21 +194,3 @@ class Store:
     def count(self) -> int:
         """Entries held, tombstones included."""
         return sum(map(len, self.tables))
-
-    def estimate_bytes(self) -> int:
-        """Keys and values held, from a few samples a call: the tables take turns, and places in them."""
-        sampled = 0
-        for _ in range(len(self.tables)):
-            self._sampled += 1
-            table = self.tables[self._sampled % len(self.tables)]
-            if not table:
-                continue
-            sampled += 1
-            # The oldest entries of a table may be unlike the others.
-            place = self._sampled * SAMPLE_STRIDE % min(len(table), SAMPLE_REACH)
-            for key, (_, value) in islice(table.items(), place, place + SAMPLED_ENTRIES):
-                self._samples = min(self._samples + 1, SAMPLE_MEMORY)
-                self._mean_bytes += (size_of(key) + size_of(value) - self._mean_bytes) / self._samples
-            if sampled == SAMPLED_TABLES:
-                break
-        return int(self._mean_bytes * self.count())

@@ -34,6 +34,8 @@ class Part(NamedTuple):
     """None: a delete."""
     results: Sequence[Any] | None = None
     """What each returns besides its version; None: nothing."""
+    expiries: Sequence[int] | None = None
+    """When each expires, in cluster time, 0: never; None: none of them does."""
 
     def pick(self, chosen: Sequence[int]) -> Part:
         """Its rows at `chosen`, of which there is at least one."""
@@ -42,6 +44,7 @@ class Part(NamedTuple):
             self.client, self.batch, self.watermark, places, _picked(self.shards, chosen),
             _picked(self.versions, chosen), _picked(self.keys, chosen), _picked(self.values, chosen),
             None if self.results is None else _picked(self.results, chosen),
+            None if self.expiries is None else _picked(self.expiries, chosen),
         )  # fmt: skip
 
 
@@ -92,11 +95,13 @@ class Tails:
         for part in self._parts():
             indices = range(len(part.shards)) if part.indices is None else part.indices
             results = (None,) * len(part.shards) if part.results is None else part.results
-            for shard, version, key, value, index, result in zip(
-                part.shards, part.versions, part.keys, part.values, indices, results, strict=True
+            expiries = (0,) * len(part.shards) if part.expiries is None else part.expiries
+            for shard, version, key, value, index, result, expires_ms in zip(
+                part.shards, part.versions, part.keys, part.values, indices, results, expiries, strict=True
             ):
                 if shard in found and version > committed(shard):
-                    found[shard][version] = Row(version, key, value, part.client, part.batch, index, result)
+                    row = Row(version, key, value, part.client, part.batch, index, result, expires_ms)
+                    found[shard][version] = row
         return {shard: [rows[version] for version in sorted(rows)] for shard, rows in found.items()}
 
     def prune(self, sources: Iterable[int], settled: Callable[[int, int], bool]) -> None:

@@ -205,11 +205,7 @@ class Takeovers:
 
     def adopt(self, shard: int, rows: list[Row]) -> None:
         """Take over entries that another member has and we lack."""
-        local = self.local
-        fresh = local.store.adopt(shard, rows, local.now_ms)
-        for row in fresh:
-            local.remember(shard, row)
-        local.keep_rows({shard: fresh})
+        self.local.adopt(shard, rows)
 
     def _send_lacking(self) -> None:
         """One batch a member with everything it lacks, in its stream."""
@@ -239,6 +235,7 @@ class Takeovers:
             position = local.store.positions[shard]
             local.store.committed[shard] = position
             serving.activate(shard, serving.reign[shard])
+            local.store.expiry.unpark(shard)
             self.activated[shard] = takeover.epoch
             self.unreported[shard] = takeover.epoch
             self._notices[shard] = position

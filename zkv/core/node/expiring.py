@@ -1,0 +1,123 @@
+"""The primary deletes what has expired (SAFETY 28): expiry takes effect as its committed delete, and not otherwise.
+
+At the beginning of each turn what is due is deleted, a bounded number of entries at once: then no operation of the turn
+meets an entry past its expiry, and none has to look. Only where more was due than could be deleted, or where a shard
+has just been taken over, are operations compared with the clock (`meet`): they expire what they meet first, and their
+answers wait for the commit of that, as for anything they show.
+
+Backups keep the same wheel and delete nothing: what is due there is parked until the primary's delete comes, or until
+they are primary themselves.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from zkv.core import wire
+from zkv.core.node.expiry import Key
+from zkv.core.node.local import Local
+from zkv.core.node.serving import Serving
+from zkv.core.node.store import ABSENT
+
+RECLAIMED_AT_ONCE: Final = 512
+"""Entries deleted in one turn: about a millisecond of it."""
+WAKE_MS: Final = 5.0
+"""An idle node wakes up for expiries no more often than this."""
+WINDOW_MS: Final = 5000.0
+"""The lag that is reported is that of so long."""
+
+
+class Expiring:
+    """The expiry of one node's shards."""
+
+    def __init__(self, local: Local, serving: Serving) -> None:
+        self.local = local
+        self.serving = serving
+        self._reclaimed_ms = 0.0
+        self._blocked: set[int] = set()
+        """Shards of ours that something is due in, while a backup is too far behind to be sent more."""
+        self._lags: Counter[int] = Counter()
+        """Milliseconds after its expiry -> entries deleted so late, in this window."""
+        self._window_ms = 0.0
+
+    def reclaim(self) -> None:
+        """Beginning of a turn: delete what is due."""
+        local, expiry = self.local, self.local.store.expiry
+        cluster_ms = local.cluster_ms
+        self._report_lag()
+        if not cluster_ms or not expiry.count:
+            return
+        self._reclaimed_ms = local.now_ms
+        if self._blocked:
+            free = {shard for shard in self._blocked if not self._is_blocked(shard)}
+            self._blocked -= free
+            for shard in sorted(free):
+                expiry.unpark(shard)
+        due = expiry.take(cluster_ms, RECLAIMED_AT_ONCE)
+        if due:
+            ours = []
+            for shard, key in due:
+                if shard not in self.serving.active:
+                    expiry.park(shard, key)
+                elif self._is_blocked(shard):
+                    expiry.park(shard, key)
+                    self._blocked.add(shard)
+                elif 0 < local.store.tables[shard].get(key, ABSENT)[2] <= cluster_ms:
+                    ours.append((shard, key))
+            self._expire(ours, cluster_ms)
+
+    @property
+    def behind(self) -> bool:
+        """Whether an operation may meet an entry past its expiry."""
+        return self.local.store.expiry.behind or bool(self._blocked)
+
+    def _is_blocked(self, shard: int) -> bool:
+        group, outgoing = self.serving.group_of[shard], self.local.outgoing
+        return group is not None and any(outgoing[peer].full for peer in group.receivers if peer in outgoing)
+
+    def meet(self, shards: Iterable[int], keys: Iterable[Key]) -> None:
+        """Operations are about to look at these: delete those past their expiry."""
+        local, active = self.local, self.serving.active
+        cluster_ms, tables = local.cluster_ms, local.store.tables
+        overdue = {}
+        for shard, key in zip(shards, keys, strict=True):
+            entry = tables[shard].get(key)
+            if entry is not None and 0 < entry[2] <= cluster_ms and shard in active:
+                overdue[key] = shard
+        if overdue:
+            local.fired["expiries met"] += len(overdue)
+            self._expire([(shard, key) for key, shard in overdue.items()], cluster_ms)
+
+    def _expire(self, rows: list[tuple[int, Key]], cluster_ms: int) -> None:
+        if not rows:
+            return
+        local, tables = self.local, self.local.store.tables
+        self._lags.update(cluster_ms - tables[shard][key][2] for shard, key in rows)
+        self.serving.remove(rows, wire.EXPIRE_EVENT)
+        local.expired += len(rows)
+        local.fired["entries expired"] += len(rows)
+
+    def _report_lag(self) -> None:
+        """Once a window: how late one in a hundred was."""
+        local = self.local
+        if local.now_ms - self._window_ms < WINDOW_MS:
+            return
+        self._window_ms = local.now_ms
+        left = self._lags.total() // 100
+        local.lag_us = 0
+        for lag_ms in sorted(self._lags, reverse=True):
+            left -= self._lags[lag_ms]
+            if left < 0:
+                local.lag_us = 1000 * lag_ms
+                break
+        self._lags.clear()
+
+    def wake(self, wake: Callable[[float], None]) -> None:
+        """End of a turn: when the next is due."""
+        local, expiry = self.local, self.local.store.expiry
+        if not expiry.count or not local.cluster_ms:
+            return
+        due_ms = local.now_ms + expiry.next_ms() - local.cluster_ms
+        wake(max(due_ms, self._reclaimed_ms + (0.0 if self.behind else WAKE_MS)))

@@ -1,0 +1,220 @@
+"""Walking through a shard page by page, in the order of the keys' hashes, a little at a time.
+
+A cursor is a hash, never a place in a table: it means the same on every replica, whatever was written, moved or filled
+meanwhile, so that every key that lives throughout is seen exactly once. A table knows no such order; so a walk first
+*sorts* the keys that a shard held when it began: into 256 parts by their highest bits, a bounded number of keys for
+each request, and each part by itself when a page needs it. A request that comes to the end of its work in the middle of
+that is answered with no keys and the same cursor: the client asks again, and others had their turn. So a shard of any
+size stalls nobody.
+
+A walk is kept while its client goes on; if it is dropped (too long unused, a failover) the next page begins one anew
+from its cursor. A *frozen* walk keeps the entries as they were at one moment, and says at which position: a
+client that sees another one starts the shard over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import xxhash
+
+from zkv.core import wire
+from zkv.core.node.local import Local
+from zkv.core.node.sizes import size_of
+from zkv.core.node.store import Entry
+
+PAGE_KEYS: Final = 512
+PAGE_BYTES: Final = 256 * 1024
+"""Of a page, unless one entry alone is longer."""
+REPLY_BYTES: Final = 1024 * 1024
+SORTED_AT_ONCE: Final = 2048
+"""Keys sorted or shown in one turn of the node, and those of a page: about a millisecond of it."""
+WALKS_LIMIT: Final = 256
+"""Walks kept; whoever wants to begin another is put off until one is over."""
+PATIENCE_MS: Final = 1000.0
+"""Unused for so long, a walk may be dropped for another one."""
+IDLE_MS: Final = 10_000.0
+"""And for so long, in any case."""
+PART_BITS: Final = 56
+"""The other bits choose the part."""
+
+Key = str | bytes
+
+
+class Budget:
+    """What one request may still cost."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = REPLY_BYTES
+
+
+class Walk:
+    """One client's walk through one shard."""
+
+    __slots__ = ("_counted", "_cursor", "_left", "_parts", "_sorted", "epoch", "mode", "position", "prefix", "used_ms")
+
+    def __init__(self, local: Local, shard: int, prefix: Key, mode: int, cursor: int) -> None:
+        table = local.store.tables[shard]
+        self.mode = mode
+        self.prefix = prefix
+        self.epoch = local.map.shards[shard].epoch
+        self.position = local.store.positions[shard]
+        self.used_ms = local.now_ms
+        self._cursor = cursor
+        frozen = mode == wire.SCAN_FROZEN
+        self._left: Iterator[Any] | None = iter(list(table.items()) if frozen else list(table))
+        """Keys (or items) that are not sorted yet; None: there are none any more."""
+        self._parts: dict[int, list[tuple[int, Key, Entry | None]]] = {}
+        """By the highest bits of the hash: (hash, key, entry where it is frozen)."""
+        self._sorted: set[int] = set()
+        self._counted = 0
+
+    def sort(self, table: dict[Key, Entry], cluster_ms: int, most: int) -> int:
+        """Go on sorting, `most` keys; returns how many were looked at."""
+        if self._left is None:
+            return 0
+        prefix: Any = self.prefix
+        kind, cursor, mode = type(prefix), self._cursor, self.mode
+        digest, parts = xxhash.xxh3_64_intdigest, self._parts
+        whole = mode == wire.SCAN_FROZEN and not prefix  # one picture of a shard has both kinds of keys
+        looked = 0
+        for item in self._left:
+            looked += 1
+            key: Any
+            key, entry = item if mode == wire.SCAN_FROZEN else (item, None)
+            if whole or (type(key) is kind and key.startswith(prefix)):
+                if mode == wire.SCAN_COUNT:
+                    self._counted += is_there(table.get(key), cluster_ms)
+                elif entry is None or is_there(entry, cluster_ms):
+                    place = digest(key.encode() if type(key) is str else key)
+                    if place >= cursor:
+                        parts.setdefault(place >> PART_BITS, []).append((place, key, entry))
+            if looked == most:
+                return looked
+        self._left = None
+        return looked
+
+    @property
+    def is_sorted(self) -> bool:
+        """Whether pages can be had."""
+        return self._left is None
+
+    def page(
+        self, table: dict[Key, Entry], cursor: int, cluster_ms: int, most_bytes: int
+    ) -> tuple[list[Any], int]:
+        """The result of a SCAN, a page from `cursor` on, and how many keys were looked at for it."""
+        if self.mode == wire.SCAN_COUNT:
+            return [None, None, None, None, None, self._counted], 0
+        keys: list[Key] = []
+        entries: list[Entry] = []
+        size = looked = 0
+        last = -1
+        for place, key, frozen in self._from(cursor):
+            full = len(keys) >= PAGE_KEYS or size >= most_bytes or looked >= SORTED_AT_ONCE
+            if full and place != last:
+                return self._result(keys, entries, place), looked
+            looked += 1
+            last = place
+            entry = frozen or table.get(key)
+            if entry is None or not (frozen or is_there(entry, cluster_ms)):
+                continue
+            keys.append(key)
+            entries.append(entry)
+            size += size_of(key) + (0 if self.mode == wire.SCAN_KEYS else size_of(entry[1]))
+        return self._result(keys, entries, None), looked
+
+    def _from(self, cursor: int) -> Iterator[tuple[int, Key, Entry | None]]:
+        """What lies at or beyond a hash, in order."""
+        for number in sorted(self._parts):
+            if number < cursor >> PART_BITS:
+                continue
+            part = self._parts[number]
+            if number not in self._sorted:
+                part.sort(key=_place)
+                self._sorted.add(number)
+            for row in part:
+                if row[0] >= cursor:
+                    yield row
+
+    def _result(self, keys: list[Key], entries: list[Entry], cursor: int | None) -> list[Any]:
+        if self.mode == wire.SCAN_KEYS:
+            return [keys, None, None, None, cursor, None]
+        versions = wire.pack_u64(entry[0] for entry in entries)
+        expiries = wire.pack_u64(entry[2] for entry in entries)
+        return [keys, versions, [entry[1] for entry in entries], expiries, cursor, None]
+
+
+def _place(row: tuple[int, Key, Entry | None]) -> int:
+    return row[0]
+
+
+def is_there(entry: Entry | None, cluster_ms: int) -> bool:
+    """Whether there is something under a key. What has expired is as good as deleted: it will be in a moment."""
+    return entry is not None and entry[1] is not None and not 0 < entry[2] <= cluster_ms
+
+
+class Walks:
+    """All walks of one node."""
+
+    def __init__(self, local: Local) -> None:
+        self.local = local
+        self._walks: dict[tuple[int, int, int], Walk] = {}
+        """By client, walk of the client, and shard; the one used last is last."""
+        self._turn_ms = float("-inf")
+        self._looked = 0
+        """Keys looked at in this turn."""
+
+    def scan(self, client: int, shard: int, prefix: Key, cursor: int, what: int, budget: Budget) -> tuple[int, Any]:
+        """(position of what is shown, result) of one SCAN."""
+        local = self.local
+        if local.now_ms != self._turn_ms:
+            self._turn_ms, self._looked = local.now_ms, 0
+            self._forget_idle()
+        later: list[Any] = [[], None, None, None, cursor, None]
+        left = SORTED_AT_ONCE - self._looked
+        name = client, what, shard
+        walk = self._walks.pop(name, None)
+        if walk is not None and (walk.epoch != local.map.shards[shard].epoch or walk.prefix != prefix):
+            walk = None
+        if budget.bytes <= 0 or left <= 0:
+            if walk is None:
+                return 0, later
+            walk.used_ms = local.now_ms
+            self._walks[name] = walk
+            return walk.position, later
+        table, cluster_ms = local.store.tables[shard], local.cluster_ms
+        if walk is None:
+            if len(self._walks) >= WALKS_LIMIT and not self._make_room():
+                return 0, later
+            walk = Walk(local, shard, prefix, what & ((1 << wire.SCAN_MODE_BITS) - 1), cursor)
+        walk.used_ms = local.now_ms
+        self._looked += walk.sort(table, cluster_ms, left)
+        position = walk.position if walk.mode == wire.SCAN_FROZEN else local.store.positions[shard]
+        if not walk.is_sorted:
+            self._walks[name] = walk
+            return position, later
+        result, looked = walk.page(table, cursor, cluster_ms, min(PAGE_BYTES, budget.bytes))
+        self._looked += looked
+        budget.bytes -= sum(map(size_of, result[0] or ())) + sum(map(size_of, result[2] or ()))
+        if result[4] is not None:
+            self._walks[name] = walk
+        return position, result
+
+    def _make_room(self) -> bool:
+        """Forget the walk that was used last longest ago, unless its client goes on with it: if those under way were
+        dropped for others none might ever come to an end."""
+        name, walk = next(iter(self._walks.items()))
+        if walk.used_ms > self.local.now_ms - PATIENCE_MS:
+            return False
+        del self._walks[name]
+        return True
+
+    def _forget_idle(self) -> None:
+        horizon_ms = self.local.now_ms - IDLE_MS
+        for name, walk in list(self._walks.items()):
+            if walk.used_ms > horizon_ms:
+                break
+            del self._walks[name]
