@@ -245,19 +245,23 @@ def test_nodes_come_and_go_with_the_load(local_cluster: Make) -> None:
 
 def test_the_launcher_adds_nodes_in_zones(tmp_path: Path) -> None:
     run_dir = {"ZKV_RUN_DIR": str(tmp_path / "run")}
-    size = ("--nodes", "4", "--rep", "2", "--shards", "32", "--zones", "A,B")
+    size = ("--nodes", "4", "--rep", "2", "--shards", "32", "--zones", "A,B", "--memory-limit", "32MiB")
     succeed("launch", "start", *size, "--port", "0", "--detach", **run_dir)
     try:
         status = json.loads(succeed("launch", "status", "--json", **run_dir))
         said = succeed("launch", "add", "--wait", **run_dir)
         assert said.startswith("server5 listens on tcp://127.0.0.1:")
         assert said.endswith("Everything is where it should be; the cluster is healthy.\n")
-        flags = ("--zone", "B", "--weight", "2", "--json", "--wait")
+        flags = ("--zone", "B", "--weight", "2", "--memory-limit", "64MiB", "--json", "--wait")
         answer = json.loads(succeed("launch", "add", "1", *flags, **run_dir))
         assert [node["name"] for node in answer["nodes"]] == ["server6"]
         with AdminLink(status["manager"]["endpoint"]) as link:
-            nodes = {node["name"]: (node["zone"], node["weight"]) for node in link.status()["nodes"]}
+            told = link.status()
             map = link.map()
+        nodes = {node["name"]: (node["zone"], node["weight"]) for node in told["nodes"]}
+        limits = {node["name"]: node["limit_bytes"] for node in told["nodes"]}
+        assert limits == {**dict.fromkeys(limits, 32 * 2**20), "server6": 64 * 2**20}
+        assert told["memory"]["fits_after_loss"] is True
         zones = [(name, zone) for name, (zone, _) in nodes.items()]
         assert [zone for _, zone in sorted(zones)] == ["A", "B", "A", "B", "A", "B"]
         assert nodes["server6"] == ("B", 2.0)

@@ -76,13 +76,14 @@ def test_it_serves_keeps_its_state_and_ends_cleanly(start: Start, tmp_path: Path
         first = link.status()
     assert first["health"] == "forming"
     assert link_refuses_nothing(endpoint)
-    _, *ports, boot = ask(endpoint, wire.HELLO, None, wire.WELCOME)
+    _, *ports, boot, cluster_ms = ask(endpoint, wire.HELLO, None, wire.WELCOME)
+    assert cluster_ms > 1_700_000_000_000, "cluster time begins as Unix time"
 
     process.kill()
     process.wait()
     process, again = start("--bind", endpoint, "--state-dir", str(tmp_path))
     assert again == endpoint
-    settings, *ports_again, boot_again = ask(endpoint, wire.HELLO, None, wire.WELCOME)
+    settings, *ports_again, boot_again, _ = ask(endpoint, wire.HELLO, None, wire.WELCOME)
     assert ports_again == ports, "sockets of nodes and clients find it again by themselves"
     assert boot_again != boot
     assert settings["nodes"] == 2, "the state's settings win"

@@ -56,9 +56,30 @@ def remarks(status: Mapping[str, Any]) -> list[str]:
     lines += [f"{name} is being drained: {counted(left, 'copy', 'copies')} left" for name, left in copies.items()]
     if status["resets"]:
         lines.append(f"{_shards(status['resets'])} created anew, empty, since the cluster formed")
+    lines += _memory(status)
     if status["layout"]:
         lines += _layout(status["layout"])
     return lines
+
+
+def _memory(status: Mapping[str, Any]) -> list[str]:
+    """Who holds more than allowed; and, where all nodes have a limit, whether all fits without the largest."""
+    memory = status["memory"]
+    held = {node["name"]: node for node in status["nodes"] if node["state"] == "up"}
+    lines = [f"{name} is OVER its memory limit: {_of_limit(held[name])}" for name in memory["over"] if name in held]
+    if memory["limit_bytes"]:
+        used = f"memory: {byte_count(memory['bytes'])} of {byte_count(memory['limit_bytes'])}"
+        if memory["fits_after_loss"] is None:
+            lines.append(used)
+        elif memory["fits_after_loss"]:
+            lines.append(f"{used}; all copies would still fit after the loss of the largest node, {memory['largest']}")
+        else:
+            lines.append(f"{used}; after the loss of the largest node, {memory['largest']}, NOT all copies would fit")
+    return lines
+
+
+def _of_limit(node: Mapping[str, Any]) -> str:
+    return f"{byte_count(node['bytes'])} of {byte_count(node['limit_bytes'])}"
 
 
 def _layout(layout: Mapping[str, Any]) -> list[str]:
@@ -78,24 +99,34 @@ def node_table(status: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[o
     nodes = status["nodes"]
     weights = any(node["weight"] != 1 for node in nodes)
     filling = any(node["fill_left_keys"] for node in nodes)
+    limited = any(node["limit_bytes"] for node in nodes)
+    counts = [name for name in ("evicted", "refused") if any(node[name] for node in nodes)]
     head = ("node", "state", "endpoint", "zone", *(("weight",) if weights else ()), "primaries", "backups", "keys")
-    head += ("size", *(("to send",) if filling else ()), "busy")
+    head += ("size", *(("limit",) if limited else ()), *counts, *(("to send",) if filling else ()), "busy")
     rows: list[tuple[object, ...]] = []
     for node in nodes:
         state = "draining" if node["draining"] and node["state"] == "up" else node["state"]
         row = (node["name"], state, node["endpoint"], node["zone"] or "-", *((node["weight"],) if weights else ()))
         row += (node["primaries"], node["backups"], node["keys"], byte_count(node["bytes"]))
+        row += (*((_limit(node),) if limited else ()), *(node[name] for name in counts))
         row += (*((node["fill_left_keys"],) if filling else ()), f"{node['busy_permille'] / 10:.0f} %")
         rows.append(row)
     return head, rows
 
 
+def _limit(node: Mapping[str, Any]) -> str:
+    if not node["limit_bytes"]:
+        return "-"
+    over = ", OVER" if node["bytes"] > node["limit_bytes"] else ""
+    return f"{byte_count(node['limit_bytes'])} ({100 * node['bytes'] / node['limit_bytes']:.0f} %{over})"
+
+
 def shares(status: Mapping[str, Any]) -> dict[str, float]:
     """About how many copies each node that stays should hold, by weight."""
     staying = [node for node in status["nodes"] if node["state"] == "up" and not node["draining"]]
-    weights = sum(node["weight"] for node in staying)
+    weights = sum(node["placed_weight"] for node in staying)
     copies = status["shards"] * min(status["replicas"], len(staying))
-    return {node["name"]: min(status["shards"], copies * node["weight"] / weights) for node in staying}
+    return {node["name"]: min(status["shards"], copies * node["placed_weight"] / weights) for node in staying}
 
 
 # --- the map ------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from zkv import __version__
-from zkv.cli.options import EXIT_INTERRUPTED, Commands, Failure, chosen, setting_options
+from zkv.cli.options import EXIT_INTERRUPTED, Commands, Failure, Size, chosen, setting_options
 from zkv.cli.render import counted
 from zkv.core.settings import DEFAULT_MANAGER, ClusterSettings, settings_of, split_endpoint
 from zkv.errors import SettingError
@@ -77,6 +77,7 @@ Examples:
   zkv-launch start --nodes 3 --rep 2 --autoscale 3:8                nodes come and go with the load
   zkv-launch start --shard-map launch/shardmaps/three.json          the file says who holds what
   zkv-launch start --on-loss reset --loss-grace 5                   for a cache
+  zkv-launch start --memory-limit 256MiB --eviction lru             each node makes room by itself
 
 Nothing outlives the launcher: Ctrl-C, `zkv-launch stop` and even SIGKILL of the launcher end all of it.
 """
@@ -252,23 +253,26 @@ Examples:
   zkv-launch add                         one node, at once
   zkv-launch add 3 --wait                three; returns when each has its share
   zkv-launch add --zone rack4 --weight 2
+  zkv-launch add --memory-limit 2GiB     one that may hold more than the others
 """
 )
 @click.argument("count", type=click.IntRange(min=1), required=False, metavar="[N]")
 @click.option("--count", "count_", type=click.IntRange(min=1), metavar="N", help="The same as N.  [default: 1]")
 @click.option("--zone", default="", metavar="ZONE", help="Its zone.  [default: the emptiest one of start --zones]")
 @click.option("--weight", type=float, metavar="W", help="Its weight.  [default: as start --weights says, or 1]")
+@click.option("--memory-limit", type=Size(), metavar="SIZE", help="What it may hold: 2GiB.  [default: as start says]")
 @click.option("--wait", is_flag=True, help="Return when the cluster is at rest again.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 @_run_dir_option
 def add(
-    count: int | None, count_: int | None, zone: str, weight: float | None, wait: bool, json_: bool,
-    run_dir: Path | None,
+    count: int | None, count_: int | None, zone: str, weight: float | None, memory_limit: int | None, wait: bool,
+    json_: bool, run_dir: Path | None,
 ) -> None:  # fmt: skip
     """Start N further nodes."""
     if count is not None and count_ is not None:
         raise click.UsageError("say N or --count N, not both")
-    answer = _ask(run_dir, do="add", count=count or count_ or 1, zone=zone, weight=weight)
+    wish: dict[str, Any] = {"zone": zone, "weight": weight, "memory_limit_bytes": memory_limit}
+    answer = _ask(run_dir, do="add", count=count or count_ or 1, **wish)
     nodes = answer["nodes"]
     if not json_:
         for node in nodes:

@@ -17,6 +17,8 @@ Examples:
       Joins the manager on tcp://127.0.0.1:5550, listens on any free port.
   zkv-node --name server2 --manager tcp://10.0.0.1:5550 --bind tcp://10.0.0.2:5560 --zone rack2
       On a network of its own; copies of a shard are kept in different zones.
+  zkv-node --name server3 --memory-limit 4GiB
+      Its entries may take so much, whatever the cluster's settings say of the others.
 
 A node keeps its data in memory and starts empty, as a new member, each time.
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
-from zkv.errors import TimedOut, UsageError
+from zkv.core.amounts import as_bytes
+from zkv.errors import SettingError, TimedOut, UsageError
 from zkv.local.background import Background, start_in_background
 from zkv.local.control import call
 from zkv.local.cuts import Cut
@@ -54,6 +55,7 @@ class LocalCluster:
         shard_map: str | os.PathLike[str] | None = None,
         zones: Sequence[str] = (),
         weights: Sequence[float] = (),
+        memory_limit: int | str | None = None,
         **settings: int | float | str,
     ) -> None:
         """Start it.
@@ -63,8 +65,9 @@ class LocalCluster:
         start fails. `respawn`: whether a node that dies is replaced by a new one under its name. `autoscale`: the
         least and the greatest number of nodes, between which nodes are added and drained as the load is. `shard_map`:
         JSON file that says which nodes hold which shard, watched; it also says how many nodes and replicas there are.
-        `zones`, `weights`: given to the nodes in turn. `settings`: any cluster setting by name (docs/SETTINGS.md):
-        `shards=64`, `lease_ms=300`.
+        `zones`, `weights`: given to the nodes in turn. `memory_limit`: what the entries of each node may take, in bytes
+        or as text: `"256MiB"`. `settings`: any cluster setting by name (docs/SETTINGS.md): `shards=64`, `lease_ms=300`,
+        `eviction="lru"`.
 
         Raises SettingError for settings that contradict each other, LaunchError if the cluster cannot be started.
         """
@@ -75,6 +78,10 @@ class LocalCluster:
             run_dir = tempfile.mkdtemp(prefix="zkv-")
         self._run_dir = RunDir(Path(run_dir))
         try:
+            if memory_limit is not None:
+                if "memory_limit_bytes" in settings:
+                    raise SettingError("memory_limit and memory_limit_bytes mean the same: give one of the two")
+                settings["memory_limit_bytes"] = as_bytes(memory_limit)
             placed: str | None = None
             if shard_map is not None:
                 placed, nodes, replicas = nodes_of_shard_map(os.fspath(shard_map), None, None)
@@ -167,13 +174,15 @@ class LocalCluster:
 
     @overload
     def add(
-        self, count: None = None, *, zone: str = "", weight: float = 1.0, wait: bool = True, timeout_s: float = 60.0
-    ) -> str: ...
+        self, count: None = None, *, zone: str = "", weight: float = 1.0, memory_limit: int | str | None = None,
+        wait: bool = True, timeout_s: float = 60.0,
+    ) -> str: ...  # fmt: skip
 
     @overload
     def add(
-        self, count: int, *, zone: str = "", weight: float = 1.0, wait: bool = True, timeout_s: float = 60.0
-    ) -> list[str]: ...
+        self, count: int, *, zone: str = "", weight: float = 1.0, memory_limit: int | str | None = None,
+        wait: bool = True, timeout_s: float = 60.0,
+    ) -> list[str]: ...  # fmt: skip
 
     def add(
         self,
@@ -181,17 +190,21 @@ class LocalCluster:
         *,
         zone: str = "",
         weight: float = 1.0,
+        memory_limit: int | str | None = None,
         wait: bool = True,
         timeout_s: float = 60.0,
     ) -> str | list[str]:
         """Start another node, or `count` of them; the name, or the list of names.
 
-        `zone` "": the emptiest of the cluster's. `wait`: return when they have their share, and nothing moves any more.
+        `zone` "": the emptiest of the cluster's. `memory_limit`: what their entries may take, in bytes or as "256MiB";
+        None: as the others'. `wait`: return when they have their share, and nothing moves any more.
         Raises UsageError, LaunchError; with `wait` TimedOut, ManagerUnreachable.
         """
         if (count is not None and (type(count) is not int or count < 1)) or not isinstance(zone, str):
             raise UsageError(f"add takes a number of nodes, 1 or more, and the name of a zone: {count!r}, {zone!r}")
-        nodes = self._disturb(do="add", count=count or 1, zone=zone, weight=weight)["nodes"]
+        limit = None if memory_limit is None else as_bytes(memory_limit)
+        wish = {"count": count or 1, "zone": zone, "weight": weight, "memory_limit_bytes": limit}
+        nodes = self._disturb(do="add", **wish)["nodes"]
         names = [node["name"] for node in nodes]
         if wait:
             self._wait(timeout_s, healthy=False)

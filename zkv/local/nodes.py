@@ -35,6 +35,7 @@ class _Node:
     child: Child
     zone: str
     weight: float
+    memory_limit_bytes: int | None
     backoff: Backoff
     due: bool = False
     """Whether it is about to be replaced."""
@@ -65,12 +66,12 @@ class Nodes:
         self,
         plan: Plan,
         *,
-        start: Callable[[str, str, float], Child],
+        start: Callable[[str, str, float, int | None], Child],
         later: Callable[[float, Callable[[], None]], None],
         say: Callable[[str], None],
     ) -> None:
-        """`start(name, zone, weight)` starts a process, or raises LaunchError; `later` and `say` as of the
-        supervisor."""
+        """`start(name, zone, weight, memory_limit_bytes)` starts a process, or raises LaunchError; `later` and `say` as
+        of the supervisor."""
         self._plan = plan
         self._start = start
         self._later = later
@@ -96,9 +97,11 @@ class Nodes:
             for name, node in self._nodes.items()
         ]
 
-    def add(self, count: int, zone: str = "", weight: float | None = None) -> list[str]:
+    def add(
+        self, count: int, zone: str = "", weight: float | None = None, memory_limit_bytes: int | None = None
+    ) -> list[str]:
         """Start `count` further nodes and return their names. `zone` "": one of the plan's; `weight` None: as the plan
-        says. Raises LaunchError; what was started by then goes on."""
+        says; `memory_limit_bytes` None: the cluster's. Raises LaunchError; what was started by then goes on."""
         if len(self._nodes) + count > NODES_LIMIT:
             raise LaunchError(f"one launcher keeps {NODES_LIMIT} nodes at most", exit_status=2)
         names = []
@@ -108,7 +111,8 @@ class Nodes:
             where = zone or self._emptiest_zone()
             heavy = self._plan.weight(place) if weight is None else weight
             backoff = Backoff(_BACKOFF_S, _BACKOFF_MAX_S, _STEADY_S)
-            self._nodes[name] = _Node(self._start(name, where, heavy), where, heavy, backoff)
+            child = self._start(name, where, heavy, memory_limit_bytes)
+            self._nodes[name] = _Node(child, where, heavy, memory_limit_bytes, backoff)
             backoff.started(time.monotonic())
             names.append(name)
         return names
@@ -151,7 +155,7 @@ class Nodes:
     def _replace(self, name: str) -> None:
         node = self._nodes[name]
         try:
-            node.child = self._start(name, node.zone, node.weight)
+            node.child = self._start(name, node.zone, node.weight, node.memory_limit_bytes)
         except LaunchError as error:  # the machine is out of processes, say: go on trying
             self._say(str(error))
             self._later(_BACKOFF_MAX_S, lambda: self._replace(name))

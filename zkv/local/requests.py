@@ -45,11 +45,13 @@ def handle(supervisor: Supervisor, request: dict[str, Any], reply: Reply) -> Non
 
 def _add(supervisor: Supervisor, request: dict[str, Any], reply: Reply) -> None:
     count, zone, weight = request.get("count"), request.get("zone"), request.get("weight")
+    limit = request.get("memory_limit_bytes")
     if type(count) is not int or count < 1 or not isinstance(zone, str):
         reply.error("add needs a count, a zone and a weight", exit_status=2)
         return
     try:
-        NodeConfig(name="server1", zone=zone, weight=1.0 if weight is None else weight)  # checks them
+        # It checks them.
+        NodeConfig(name="server1", zone=zone, weight=1.0 if weight is None else weight, memory_limit_bytes=limit)
     except SettingError as error:
         reply.error(str(error), exit_status=2)
         return
@@ -57,7 +59,7 @@ def _add(supervisor: Supervisor, request: dict[str, Any], reply: Reply) -> None:
         reply.error(f"the cluster is {supervisor.phase}: try again when it runs")
         return
     try:
-        names = supervisor.nodes.add(count, zone, weight)
+        names = supervisor.nodes.add(count, zone, weight, limit)
     except LaunchError as error:
         reply.error(str(error), exit_status=error.exit_status)
         return

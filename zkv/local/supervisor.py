@@ -171,11 +171,13 @@ class Supervisor:
         self._manager_backoff.started(time.monotonic())
         self._manager = self._start(MANAGER, command)
 
-    def _start_node(self, name: str, zone: str, weight: float) -> Child:
+    def _start_node(self, name: str, zone: str, weight: float, memory_limit_bytes: int | None) -> Child:
         boot_id = BOOT_ID_LOW + secrets.randbelow(BOOT_ID_HIGH - BOOT_ID_LOW)
         command = python_command("zkv.cli.node", "--name", name, "--manager", self._manager_endpoint)
         command += ["--bind", f"tcp://{HOST}:0", "--boot-id", f"{boot_id:016x}"]
         command += ["--zone", zone, "--weight", str(weight)]
+        if memory_limit_bytes is not None:
+            command += ["--memory-limit", str(memory_limit_bytes)]
         try:
             channel, environment = self.partitions.admit(name, boot_id)
         except OSError as error:
