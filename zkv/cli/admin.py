@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from zkv import __version__
+from zkv.cli.dump import dump, load
 from zkv.cli.options import CONTEXT, EXIT_INTERRUPTED, Commands
 from zkv.cli.render import as_json, byte_count, counted
 from zkv.core.settings import DEFAULT_MANAGER, check_connectable
@@ -32,6 +33,7 @@ Examples:
   zkv-admin drain server3              empty a node, then let it go
   zkv-admin rebalance --dry-run        what would move, and how much of it
   zkv-admin advise                     whether nodes should be added, or can go
+  zkv-admin dump backup.zkv            all keys into a file, from which any cluster can load them
   zkv-admin status --json              everything for programs
   zkv-admin status --manager tcp://10.0.0.1:5550
 
@@ -88,12 +90,17 @@ def main() -> None:
 Health: healthy; healing (copies or primaries are being replaced); degraded (too few copies, and no node
 that could take another); unavailable (some shard has no copy that is up, or is withheld); forming.
 
+Where nodes have a memory limit, each node that holds more is named, and where all have one: whether all
+copies would still fit after the loss of the node that holds most ("fits_after_loss" in JSON, null where
+there is no telling).
+
 Examples:
 
   zkv-admin status                       once
   zkv-admin status --watch               live, until Ctrl-C
   zkv-admin status --watch --json        one JSON object a line, each second
   zkv-admin status --json | jq .health
+  zkv-admin status --json | jq .memory   bytes, limits, who is over, fits_after_loss
 """
 )
 @click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C.")
@@ -188,7 +195,7 @@ def map_(manager: str, timeout: float, json_: bool) -> None:
     epilog="""\
 The log is durable: it outlives the manager. Each event has a number, so that a program can go on where it
 stopped. Kinds: formed, join, suspect, down, back, death, takeover, fill, healed, drain, drained, move,
-handover, reset, lost, layout, layout_refused, manager, doubt, isolated, pardoned, shunned.
+handover, memory, reset, lost, layout, layout_refused, manager, doubt, isolated, pardoned, shunned.
 
 Examples:
 
@@ -424,6 +431,12 @@ def _numbers(words: tuple[str, ...]) -> list[int]:
             raise UsageError(f"{word!r} is neither a shard number nor a range like 4-7")
         found.update(range(int(match[1]), int(match[2] or match[1]) + 1))
     return sorted(found)
+
+
+# --- saving -------------------------------------------------------------------------------------------------------
+
+main.add_command(_patient(dump))
+main.add_command(_patient(load))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Dumps: the contents of a cluster as a file, and back."""
