@@ -1,5 +1,5 @@
-"""Random schedules of expiries, evictions, changes of primaries and lost batches, small enough to be read when one fails:
-who watched from the beginning can tell what is there at the end, and all members hold the same."""
+"""Random schedules of expiries, evictions, changes of primaries and lost batches, small enough to be read when one
+fails: who watched from the beginning can tell what is there at the end, and all members hold the same."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Schedule:
             )[0]
             step()
         self.bench.heal()
-        self.bench.advance(3000)
+        self.bench.advance(6000)  # whatever expires soon has
         self.watch()
 
     def rest(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.client_talk import CLUSTER, A, B, C, Request, S, T, Talk, map_of
+from tests.unit.client_talk import CLUSTER, S2, S3, A, B, C, Request, S, T, Talk, map_of
 from zkv import Event
 from zkv.client import watching
 from zkv.client.coordination import WaitOperations
@@ -337,11 +337,37 @@ def test_waiting_watches_what_is_missing_and_nothing_else() -> None:
     )  # fmt: skip
     assert [(request.op, request.keys, request.operands) for request in asked] == [
         (wire.EXISTS, [S], None), (wire.EXISTS, [T], None),
-        (wire.WATCH, [S], [wire.NOW]), (wire.WATCH, [T], [wire.NOW]),
+        (wire.WATCH, ["\0"], [wire.NOW]), (wire.WATCH, ["\0"], [wire.NOW]),
         (wire.EXISTS, [S], None), (wire.EXISTS, [T], None),
         (wire.WATCH, [T], [100]), (wire.WATCH, [T], [100]),
-        (wire.WATCH, [T], [wire.NOW]), (wire.EXISTS, [T], None), (wire.WATCH, [T], [100]),
+        (wire.WATCH, ["\0"], [wire.NOW]), (wire.EXISTS, [T], None), (wire.WATCH, [T], [100]),
     ]  # fmt: skip
+
+
+def test_waiting_asks_for_each_shard_once() -> None:
+    """Keys of one shard that begin alike together; else one after the other, each from where it was left."""
+    talk = Talk()
+    face = Face(talk)
+    asked: list[tuple[Any, Any]] = []
+
+    def answer(value: Any, version: int = 100) -> Any:
+        def reply() -> None:
+            for request in talk.requests():
+                asked.append((request.keys, request.operands))
+                count = len(request.keys)
+                talk.reply(request, [version] * count, [wire.OK] * count, [value] * count)
+
+        return reply
+
+    one, two, other = S, S2, S3.encode()  # a str key and a bytes key never begin alike
+    face.run(
+        Waiting()._wait_steps([one, other, two], 60.0),
+        answer(False), answer(None), answer(False),
+        answer(events((103, PUT, one, 1)), 103),
+        answer([wire.pack_u64([101]), bytes([PUT]), [other], [1], wire.pack_u64([0])], 105),
+        answer(events((105, PUT, two, 1)), 105),
+    )  # fmt: skip
+    assert asked[2:] == [([one, other, two], None), (["k"], [100]), ([other], [100]), ([two], [103])]
 
 
 def test_waiting_in_vain_takes_no_longer() -> None:

@@ -124,7 +124,7 @@ def test_of_a_prefix_and_type(keys: set[Any], prefix: str, page_keys: int) -> No
             node.put(key)
         start: Any
         for start in (prefix, prefix.encode()):
-            expected = {key for key in keys if type(key) is type(start) and key.startswith(start)}
+            expected: set[Any] = {key for key in keys if type(key) is type(start) and key.startswith(start)}
             found = node.all(start)
             assert (len(found), set(found)) == (len(expected), expected)
             assert node.scan(start, mode=wire.SCAN_COUNT)[1] == [None, None, None, None, None, len(expected)]
@@ -168,7 +168,7 @@ def test_a_frozen_walk_shows_one_moment(seed: int) -> None:
     table = dict(node.local.store.tables[0])
     position = node.version
     rows: list[Any] = []
-    cursor: int | None = 0
+    cursor: Any = 0
     while cursor is not None:
         for _ in range(3):
             rng.choice((node.put, node.delete))(f"k{rng.randrange(40)}")
@@ -274,7 +274,8 @@ def test_what_was_deleted_since_is_passed_over_a_little_at_a_time(monkeypatch: p
     for number in range(1000):
         node.delete(f"k{number}")
     node.drop_tombstones()
-    cursor, pages = 1, 0
+    cursor: Any = 1
+    pages = 0
     while cursor is not None:
         keys, *_, cursor, _ = node.scan("", cursor)[1]
         assert keys == []

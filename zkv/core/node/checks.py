@@ -85,6 +85,8 @@ def check_request(settings: ClusterSettings, request: Request, shards: list[int]
         raise Malformed(f"operation {op!r} is unknown, or does not go with others")
     if op == wire.SCAN and count > PAGES_LIMIT:
         raise Malformed(f"at most {PAGES_LIMIT} pages are made for one request")
+    if op == wire.WATCH and len(set(shards)) != count:
+        raise Malformed("a watch asks for each shard once")
     if op in wire.OF_SHARDS and operands is None:
         raise Malformed("a scan has cursors, and a watch versions to begin with")
     if op == wire.SCAN and not all(type(value) is int and 0 <= value < 2**63 for value in values or (None,)):

@@ -23,7 +23,7 @@ STRAY_MS: Final = 5000.0
 class Clock:
     """Cluster time in milliseconds since the Unix epoch, as it was when the cluster was created."""
 
-    __slots__ = ("_asked_ms", "_drift", "_due_ms", "_learned_ms", "_offset_ms")
+    __slots__ = ("_asked_ms", "_doubt_ms", "_drift", "_due_ms", "_learned_ms", "_offset_ms")
 
     def __init__(self, drift_margin: float) -> None:
         self._drift = drift_margin
@@ -32,6 +32,8 @@ class Clock:
         """When the oldest question was sent that has no answer."""
         self._due_ms = float("-inf")
         self._learned_ms = 0.0
+        self._doubt_ms = 0.0
+        """By how much the offset may be wrong for the slowness of the answer that it came from."""
 
     def at(self, now_ms: float) -> int:
         """Cluster time when our own clock shows `now_ms`; 0: not known yet."""
@@ -64,8 +66,10 @@ class Clock:
         lowest, highest = cluster_ms - now_ms, cluster_ms - sent_ms
         if self._offset_ms is None:
             self._offset_ms = lowest
+            self._doubt_ms = highest - lowest
         else:
             off_ms = min(max(self._offset_ms, lowest), highest) - self._offset_ms
-            most_ms = self._drift * (now_ms - self._learned_ms)
+            most_ms = self._drift * (now_ms - self._learned_ms) + self._doubt_ms
+            self._doubt_ms = min(self._doubt_ms, highest - lowest)
             self._offset_ms += min(max(off_ms, -most_ms), most_ms)
         self._learned_ms = now_ms

@@ -71,7 +71,8 @@ class Expiring:
     @property
     def behind(self) -> bool:
         """Whether an operation may meet an entry past its expiry."""
-        return self.local.store.expiry.behind or bool(self._blocked)
+        expiry = self.local.store.expiry
+        return expiry.count > 0 and (expiry.behind or bool(self._blocked))
 
     def _is_blocked(self, shard: int) -> bool:
         group, outgoing = self.serving.group_of[shard], self.local.outgoing

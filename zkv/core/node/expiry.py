@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from typing import Final
 
-LEVELS: Final = 5
+LEVELS: Final = 6
 SLOT_BITS: Final = 6
 """A slot is 1, 64, 4096, … milliseconds wide, by level."""
 MOVED_AT_ONCE: Final = 2048

@@ -162,7 +162,7 @@ class Following:
     def _drop(self, header: wire.Header, shards: list[int], versions: list[int], keys: list[Any]) -> None:
         """Tombstones that every member has passed. Not under another map than ours: keeping one is always right.
 
-        (A primary drops none of a shard that has learners, SAFETY 20.)
+        (Of a shard that has learners a primary drops only what expired or was evicted, SAFETY 20.)
         """
         if header.map_version == self.local.map.version:
             for shard, version, key in zip(shards, versions, keys, strict=True):

@@ -201,6 +201,7 @@ class Node:
             if now_ms >= self._expire_ms:
                 self._expire_ms = now_ms + EXPIRE_MS
                 local.sessions.expire(now_ms)
+                self.requests.walks.forget_idle()
         self.contact.keep(local, self._wakes.append)
         self._wakes.append(self.fragments.next_wake_ms())
         self.next_wake_ms = max(now_ms + 1.0, min(self._wakes))
@@ -217,7 +218,9 @@ class Node:
             self._set_up(ClusterSettings.from_wire(settings), ShardMap.empty(header.cluster))
             self.local.now_ms, self.local.out, self.local.fired = now_ms, out, fired
             self.local.clock = clock
+        knew = self.local.cluster_ms
         self.local.clock.learn(cluster_ms, self.local.now_ms)
+        self.local.store.expiry.behind |= not knew  # nobody has looked yet what is due
         endpoints = str(heartbeat_endpoint), str(map_endpoint)
         if self.contact.welcomed(*endpoints, int(manager_boot), self.local.now_ms):
             self._report_again()

@@ -37,7 +37,7 @@ RETURNING: Final = frozenset((wire.INCR, wire.APPEND, wire.GETSET))
 TURN_BYTES: Final = 4 * 1024 * 1024
 """After so many bytes of requests a batch leaves before its turn ends: none must be too long for the queues."""
 
-TTL_LIMIT_MS: Final = 2**53
+TTL_LIMIT_MS: Final = 2**42
 BUSY_MS: Final = 1000.0
 """A node counts as busy for so long after a request: clients that are slowed down must not look like clients gone."""
 
@@ -206,7 +206,7 @@ class Requests:
         if self.expiring.behind and op not in wire.OF_SHARDS:
             self.expiring.meet(shards, request.keys)
         self.room.note(request.keys)
-        roomy = self._has_room(request)
+        roomy = not chosen or self._has_room(request)
         if whole and op == wire.PUT and roomy:
             assert request.values is not None
             versions = held.versions = self.serving.next_versions(shards)
@@ -228,7 +228,9 @@ class Requests:
             local.fired["early acknowledgements"] += 1
             waits = {}
             self._depend(waits, held.shards, held.seen.items())
-        elif self.serving.unsettled and (op != wire.PUT or not whole or held.statuses is not None):
+        elif self.serving.unsettled and op not in wire.OF_SHARDS and not (
+            op == wire.PUT and whole and held.statuses is None
+        ):
             self._depend(waits, held.shards, enumerate(held.versions))
         self.serving.hold(held, waits)
 
@@ -367,6 +369,9 @@ class Requests:
             operand = 0 if operands is None else operands[position]
             if op == wire.SCAN:
                 assert given is not None
+                if self.expiring.behind:  # what is due and not deleted yet is neither to be shown nor to be hidden
+                    held.values[position] = [[], None, None, None, operand, None]
+                    continue
                 found = self.walks.scan(request.client, shard, key, operand, given[position], budget)
                 held.versions[position], held.values[position] = found
                 self.serving.depend_on_all(waits, shard)
@@ -425,7 +430,7 @@ class Requests:
         if self.room.fits(size_of_all(values) + size_of_all(keys) + entry_bytes * len(keys)):
             return True
         return self.room.make(
-            [entry_bytes + size_of(key) + size_of(value) for key, value in zip(keys, values, strict=True)]
+            [entry_bytes + size_of(key) + size_of(value) for key, value in zip(keys, values, strict=True)], keys
         )  # fmt: skip
 
     def _no_room(self, growth: int) -> Outcome:

@@ -18,7 +18,7 @@ has it (exact to a sixty-fourth of the time left), and nothing that has no expir
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -37,6 +37,7 @@ NOTED_PART: Final = 0.7
 EVICTED_AT_ONCE: Final = 4096
 """Entries evicted for one request at most, and looked at for each that is wanted."""
 LOOKS: Final = 8
+NAMES_AT_LEAST: Final = 1024
 LEAVING_MS: Final = 2 * SPENT_MS
 """By then the tombstones of what was evicted should be gone."""
 
@@ -80,11 +81,12 @@ class Room:
         local = self.local
         if self.policy == "lru" and local.store.bytes > NOTED_PART * local.limit_bytes > 0:
             self._recent.update(keys)
-            if len(self._recent) * ENTRY_BYTES > local.store.bytes:
+            if len(self._recent) > max(NAMES_AT_LEAST, 2 * local.store.count()):
                 self._turn_over()  # more than there are: keys that are not here were named, and were deleted since
 
-    def make(self, sizes: Sequence[int]) -> bool:
-        """Evict what writes of so many bytes need, if that can be done now; whether all fit."""
+    def make(self, sizes: Sequence[int], keys: Collection[Key]) -> bool:
+        """Evict what writes of so many bytes to `keys` need, if that can be done now, and none of these; whether all
+        fit."""
         self.evicts = False
         need, most_bytes = sum(sizes), self.most_bytes
         if self.fits(need) or self.policy == "none":
@@ -94,7 +96,7 @@ class Room:
             # For the sake of one request not everything is thrown away: what is left of it comes again.
             need = min(sum(possible), max(*possible, int(most_bytes / 4)))
             excess = self._excess(need, most_bytes)
-            self.evicts = excess <= 0 or self._evict(excess, EVICTED_AT_ONCE, all_named=True) > 0
+            self.evicts = excess <= 0 or self._evict(excess, EVICTED_AT_ONCE, set(keys), all_named=True) > 0
         return self.fits(sum(sizes))
 
     def _excess(self, more_bytes: int, most_bytes: float) -> float:
@@ -113,9 +115,9 @@ class Room:
         if excess > 0 and self._evict(excess, EVICTED_AT_ONCE // 8):
             wake(local.now_ms + 1.0)
 
-    def _evict(self, excess_bytes: float, most: int, *, all_named: bool = False) -> int:
-        """Evict entries until so many bytes are free, `most` at most; returns how many. `all_named`: if nothing else
-        is found, such as were named lately."""
+    def _evict(self, excess_bytes: float, most: int, spared: Container[Key] = (), *, all_named: bool = False) -> int:
+        """Evict entries until so many bytes are free, `most` at most, and none of `spared`; returns how many.
+        `all_named`: if nothing else is found, such as were named lately."""
         local, tables = self.local, self.local.store.tables
         victims: dict[tuple[int, Key], None] = {}
         freed = tombstones = 0
@@ -123,7 +125,9 @@ class Room:
         candidates = self._cold(most * LOOKS, all_named) if self.policy == "lru" else self._soon(most * LOOKS)
         for shard, key in candidates:
             entry = tables[shard].get(key)
-            if entry is None or entry[1] is None or shard not in open_shards or (shard, key) in victims:
+            if entry is None or entry[1] is None or shard not in open_shards or key in spared:
+                continue
+            if (shard, key) in victims:
                 continue
             victims[shard, key] = None
             freed += local.store.size_of_entry(key, entry)
@@ -149,7 +153,8 @@ class Room:
     def _soon(self, most: int) -> Iterator[tuple[int, Key]]:
         """Entries of ours with an expiry, those that expire soonest first."""
         active = self.serving.active
-        return ((shard, key) for shard, key in islice(self.local.store.expiry.soonest(), most) if shard in active)
+        ours = ((shard, key) for shard, key in self.local.store.expiry.soonest() if shard in active)
+        return islice(ours, most)
 
     def _cold(self, most: int, all_named: bool) -> Iterator[tuple[int, Key]]:
         """Entries of ours that nobody has named for a round, as the hand comes to them; then, with `all_named`, the

@@ -47,6 +47,8 @@ class Serving:
         """Shards that are reconciled under their present epoch, and not fenced."""
         self.fenced: set[int] = set()
         """Shards that a member refused under a newer epoch: not served until that epoch is known here."""
+        self.left: set[int] = set()
+        """Shards that are served no more, since whoever waits for news of them looked."""
         self.groups: dict[Group, None] = {}
         self._open: dict[tuple[tuple[int, ...], tuple[int, ...]], Group] = {}
         """(backups, learners) -> the group that takes in further shards with these."""
@@ -286,6 +288,7 @@ class Serving:
             return
         self.local.strand((shard,))
         self.active.discard(shard)
+        self.left.add(shard)
         self.fenced.add(shard)
         self._block({shard})
 
@@ -317,6 +320,7 @@ class Serving:
     def _leave(self, shards: set[int]) -> None:
         """Take `shards` out of their groups. A group that loses its last shard waits for nobody any more: its shards
         are re-sent by their takeover, or by another primary's."""
+        self.left |= shards & self.active
         self.active -= shards
         self.fenced -= shards
         self._thin -= shards
@@ -412,7 +416,7 @@ class Serving:
         dropped: dict[Group, list[tuple[int, int, Any]]],
     ) -> None:  # fmt: skip
         """Drop tombstones from the head of `graves`, as far as they are older than `horizon_ms`, and committed."""
-        local = self.local
+        local, store = self.local, self.local.store
         for _ in range(min(most, len(graves))):
             buried_ms, shard, version, key = graves[0]
             if buried_ms > horizon_ms:
@@ -420,12 +424,15 @@ class Serving:
             graves.popleft()
             if local.boot not in local.map.shards[shard].replicas:
                 continue
-            if local.store.tables[shard].get(key) != (version, None, 0):
+            if store.tables[shard].get(key) != (version, None, 0):
                 continue
             group = self.group_of[shard]
-            filling = group is not None and group.learners
+            # What expired or was evicted may go: chunks, deletes and drops reach a learner in one stream, in order.
+            filling = group is not None and group.learners and graves is store.graves
             if shard in self.active and group and not filling and version <= self.bases[shard] + group.committed:
-                local.store.drop_tombstone(shard, key, version)
+                store.drop_tombstone(shard, key, version)
                 dropped[group].append((shard, version, key))
             else:
-                graves.append((local.now_ms, shard, version, key))
+                # At a backup the primary's word comes soon, or (its word was lost) nothing is urgent.
+                kept = graves if shard in self.active else store.graves
+                kept.append((local.now_ms, shard, version, key))

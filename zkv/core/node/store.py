@@ -185,8 +185,13 @@ class Store:
 
     def clear(self, shard: int) -> None:
         """Forget a shard that is no longer ours, or that we are to be filled with."""
-        for key, entry in self.tables[shard].items():
-            self._account(shard, key, entry, -1)
+        table = self.tables[shard]
+        values = [value for _, value, _ in table.values()]
+        self.bytes -= ENTRY_BYTES * len(table) + size_of_all(list(table)) + size_of_all(values)
+        if self.expiry.count:
+            for key, (_, _, expires_ms) in table.items():
+                if expires_ms:
+                    self._forget_expiry(shard, key, expires_ms)
         self.tables[shard] = {}
         self.positions[shard] = 0
         self.committed[shard] = 0

@@ -102,9 +102,7 @@ class Walk:
         """Whether pages can be had."""
         return self._left is None
 
-    def page(
-        self, table: dict[Key, Entry], cursor: int, cluster_ms: int, most_bytes: int
-    ) -> tuple[list[Any], int]:
+    def page(self, table: dict[Key, Entry], cursor: int, cluster_ms: int, most_bytes: int) -> tuple[list[Any], int]:
         """The result of a SCAN, a page from `cursor` on, and how many keys were looked at for it."""
         if self.mode == wire.SCAN_COUNT:
             return [None, None, None, None, None, self._counted], 0
@@ -172,7 +170,7 @@ class Walks:
         local = self.local
         if local.now_ms != self._turn_ms:
             self._turn_ms, self._looked = local.now_ms, 0
-            self._forget_idle()
+            self.forget_idle()
         later: list[Any] = [[], None, None, None, cursor, None]
         left = SORTED_AT_ONCE - self._looked
         name = client, what, shard
@@ -212,7 +210,8 @@ class Walks:
         del self._walks[name]
         return True
 
-    def _forget_idle(self) -> None:
+    def forget_idle(self) -> None:
+        """Drop walks that nobody goes on with; also when nobody scans any more."""
         horizon_ms = self.local.now_ms - IDLE_MS
         for name, walk in list(self._walks.items()):
             if walk.used_ms > horizon_ms:

@@ -88,10 +88,10 @@ class Watching:
         """End of a turn: answer who has something to be told, or has waited for long enough."""
         local, history = self.local, self.local.history
         touched, history.touched = history.touched, set()
-        active = self.serving.active
+        left, self.serving.left = self.serving.left, set()
         for poll in list(self._polls):
             told = self._tell(poll, touched & poll.places.keys()) if touched else False
-            if told or local.now_ms >= poll.until_ms or not active.issuperset(poll.places):
+            if told or local.now_ms >= poll.until_ms or not left.isdisjoint(poll.places):
                 del self._polls[poll]
                 self._answer(poll)
             else:
