@@ -13,7 +13,7 @@ PYTEST ?=
 SEEDS ?= 5000
 JOBS ?= 2
 
-.PHONY: help demo test traces prove bench lint settings reference clean
+.PHONY: help demo test traces prove bench figures lint settings reference clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,14 @@ bench: $(STAMP) ## Run every experiment, write results/ (about an hour; has a us
 	@$(PY) experiments/threads.py
 	@$(PY) experiments/slow_replica.py
 	@$(PY) experiments/redis_py.py
+	@$(PY) experiments/expiry.py
+	@$(PY) experiments/memory.py
+	@$(PY) experiments/scans.py
+	@$(PY) experiments/figures.py
+
+figures: $(STAMP) ## Draw results/figures/ from results/ (no experiment is run)
+	@$(PY) -m pip install -qq --disable-pip-version-check --editable '.[experiments]'
+	@$(PY) experiments/figures.py
 
 lint: $(STAMP) ## Run ruff and mypy
 	@$(PY) -m ruff check .

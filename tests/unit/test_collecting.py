@@ -64,6 +64,13 @@ def test_cycles_of_a_turn_are_found_and_what_is_permanent_is_freed_by_its_count(
     assert stays_on() is None
 
 
-def test_a_turn_in_which_little_was_made_costs_nothing(visited: list[int]) -> None:
+def test_what_is_freed_of_the_frozen_puts_nothing_off(visited: list[int]) -> None:
+    """It counts against what is made: the collector's own threshold would be met late, or never."""
+    table = {number: (number, 0, 0) for number in range(20_000)}
     collecting.rest()
-    assert visited == []
+    for number in range(20_000):
+        table[number] = (number, 1, 0)
+    visited.clear()
+    collecting.rest()
+    assert gc.get_count()[0] < collecting.YOUNG
+    assert visited

@@ -34,7 +34,10 @@ def begin() -> None:
 
 
 def rest() -> None:
-    """Between two turns: make permanent what has survived, where anything has."""
-    if gc.get_count()[1]:  # collections of the young since the last time
-        gc.collect(0)  # those that came since, so that no cycle among them is kept
-        gc.freeze()
+    """Between two turns: look at what the turn has made, and make permanent what has survived.
+
+    After each of them: CPython counts the young as made less freed, and what is freed of the frozen counts as well, so
+    while entries are overwritten its own threshold is met late or never, and the young would pile up.
+    """
+    gc.collect(0)
+    gc.freeze()

@@ -23,7 +23,7 @@ from zkv.core.node.store import ABSENT
 
 RECLAIMED_AT_ONCE: Final = 512
 """Entries deleted in one turn: about a millisecond of it."""
-WAKE_MS: Final = 5.0
+WAKE_MS: Final = 20.0
 """An idle node wakes up for expiries no more often than this."""
 WINDOW_MS: Final = 5000.0
 """The lag that is reported is that of so long."""
