@@ -13,13 +13,14 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any, Final
 
-from zkv import AsyncClient, Client, DeleteResult, Entry, LocalCluster, Map, PutResult, errors
+from zkv import AsyncClient, Client, DeleteResult, Entry, Event, LocalCluster, Map, PutResult, errors
 from zkv.client import coordination
 from zkv.client.batches import Handle, Pipeline
 from zkv.client.coordination import Lock
 from zkv.client.operations import KeyOperations, Operations
 from zkv.client.options import Configured
 from zkv.client.scanning import ScanOperations
+from zkv.client.watching import Watch
 
 WIDTH: Final = 100
 """Of signatures."""
@@ -36,15 +37,16 @@ without keys, `cluster` its `LocalCluster`, and `...` stands for anything.
 
 ASYNC: Final = """\
 `AsyncClient(…)` takes what [`Client`](#client) takes, and has the same methods with the same arguments, results and
-errors: each returns a coroutine, to be awaited. `pipeline()`, `lock()` and `stats()` return at once; a pipeline is used
-with `async with`, or `await p.execute()`, a lock with `async with`, or `await lock.acquire()` and so on. There is no
-Map for it.
+errors: each returns a coroutine, to be awaited. `pipeline()`, `lock()`, `scan()`, `watch()` and `stats()` return at
+once; a pipeline is used with `async with`, or `await p.execute()`, a lock with `async with`, or `await lock.acquire()`
+and so on, a scan with `async for`, a watch with `async with` and `async for`, or `await watch.poll()`. There is no Map
+for it.
 """
 
 PIPELINE: Final = """\
-It has the methods on one key, `get`, `entry`, `exists`, `put`, `cas`, `getset`, `delete`, `incr` and `append`, with the
-arguments that they have in [`Client`](#client), but for `read`, `timeout_s` and `ack`; each returns a
-[`Handle`](#handle) of its result.
+It has the methods on one key, `get`, `entry`, `exists`, `put`, `cas`, `getset`, `delete`, `incr`, `append`, `touch`,
+`persist` and `ttl`, with the arguments that they have in [`Client`](#client), but for `read`, `timeout_s` and `ack`;
+each returns a [`Handle`](#handle) of its result.
 """
 
 LOCAL_CLUSTER: Final = """\
@@ -52,6 +54,7 @@ LOCAL_CLUSTER: Final = """\
 `UsageError`. As pytest fixtures: [TESTING.md](TESTING.md).
 """
 
+RESULTS: Final = (PutResult, DeleteResult, Entry, Event)
 Section = list[str]
 
 
@@ -72,8 +75,12 @@ def to_markdown() -> str:
         "Pipeline": [*_class(Pipeline, _doc(Pipeline), [PIPELINE], signature=False), *_methods(Pipeline, ["execute"])],
         "Handle": [*_class(Handle, _doc(Handle), signature=False), *_methods(Handle, _public(Handle))],
         "Lock": [*_class(Lock, _doc(Lock), _lock_attributes(), signature=False), *_methods(Lock, _public(Lock))],
+        "Watch": [
+            *_class(Watch, _doc(Watch), ["Made by [`Client.watch`](#client-watch)."], signature=False),
+            *_methods(Watch, _public(Watch)),
+        ],
         "Map": [*_class(Map, _doc(Map)), *_methods(Map, [name for name in _public(Map) if name in vars(Map)])],
-        "Results": ["## Results", *(line for kind in (PutResult, DeleteResult, Entry) for line in _result(kind))],
+        "Results": ["## Results", *(line for kind in RESULTS for line in _result(kind))],
         "Errors": list(_errors()),
         "LocalCluster": [
             *_class(LocalCluster, _doc(LocalCluster), _doc(LocalCluster.__init__)[1:], [LOCAL_CLUSTER]),

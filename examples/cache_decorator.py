@@ -2,7 +2,8 @@
 
 Why it is right: `put(if_absent=True)` is decided by the key's primary, so of several processes that compute the same
 value at the same time exactly one stores it, and all return that one. A cached None is told from a missing value by a
-default that nobody can store. The cache outlives the processes that fill it, and the death of any one node.
+default that nobody can store. The cache outlives the processes that fill it, and the death of any one node; what was
+computed goes after an hour (`ttl_s`).
 
     python examples/cache_decorator.py
 """
@@ -22,6 +23,7 @@ from zkv import Client, LocalCluster
 P = ParamSpec("P")
 T = TypeVar("T")
 MISSING = object()
+TTL_S = 3600.0
 
 
 def cached(kv: Client) -> Callable[[Callable[P, T]], Callable[P, T]]:
@@ -35,7 +37,7 @@ def cached(kv: Client) -> Callable[[Callable[P, T]], Callable[P, T]]:
             if found is not MISSING:
                 return found
             result = function(*args, **kwargs)
-            if kv.put(key, result, if_absent=True) is None:  # another process was faster: agree with it
+            if kv.put(key, result, if_absent=True, ttl_s=TTL_S) is None:  # another process was faster: agree with it
                 return wrapper(*args, **kwargs)
             return result
 
@@ -65,7 +67,7 @@ def main() -> None:
         # A cluster that runs already, or one of our own for as long as this takes.
         manager = os.environ.get("ZKV_MANAGER") or stack.enter_context(LocalCluster(nodes=3, replicas=2)).manager
         kv = stack.enter_context(Client(manager))
-        kv.mdelete(kv.keys("cache:"))  # of a former run
+        kv.flush("cache:")  # of a former run
 
         print("this process:   ", work(manager, range(1, 101)))
         computed = kv.get("cache:computed")

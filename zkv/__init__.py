@@ -16,12 +16,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zkv.client import AsyncClient, Client, DeleteResult, Entry, Map, PutResult
+    from zkv.client import AsyncClient, Client, DeleteResult, Entry, Event, Map, PutResult
     from zkv.errors import (
         ClosedError,
         LockLost,
         ManagerUnreachable,
         NotFormed,
+        OutOfMemory,
         ProtocolError,
         SettingError,
         ShardUnavailable,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         TooLarge,
         Unavailable,
         UsageError,
+        WatchLost,
         WrongType,
         ZkvError,
     )
@@ -42,11 +44,13 @@ __all__ = [
     "ClosedError",
     "DeleteResult",
     "Entry",
+    "Event",
     "LocalCluster",
     "LockLost",
     "ManagerUnreachable",
     "Map",
     "NotFormed",
+    "OutOfMemory",
     "ProtocolError",
     "PutResult",
     "SettingError",
@@ -55,13 +59,14 @@ __all__ = [
     "TooLarge",
     "Unavailable",
     "UsageError",
+    "WatchLost",
     "WrongType",
     "ZkvError",
     "__version__",
 ]
 
 _HOMES = {
-    **dict.fromkeys(("AsyncClient", "Client", "DeleteResult", "Entry", "Map", "PutResult"), "zkv.client"),
+    **dict.fromkeys(("AsyncClient", "Client", "DeleteResult", "Entry", "Event", "Map", "PutResult"), "zkv.client"),
     "LocalCluster": "zkv.local",
 }
 

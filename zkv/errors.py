@@ -10,6 +10,8 @@
     │   ├── NotFormed                  the manager still waits for nodes to join
     │   └── ShardUnavailable           the key's shard has no active primary
     ├── TimedOut                       the deadline passed; look at `outcome_unknown`
+    ├── OutOfMemory                    the node has no room for this write; nothing was changed
+    ├── WatchLost                      what a watch has missed is not remembered any more
     ├── LockLost                       somebody else may hold the lock by now
     ├── ProtocolError                  a peer sent what the protocol does not allow
     └── ClosedError                    the client was closed
@@ -27,6 +29,7 @@ __all__ = [
     "LockLost",
     "ManagerUnreachable",
     "NotFormed",
+    "OutOfMemory",
     "ProtocolError",
     "SettingError",
     "ShardUnavailable",
@@ -34,6 +37,7 @@ __all__ = [
     "TooLarge",
     "Unavailable",
     "UsageError",
+    "WatchLost",
     "WrongType",
     "ZkvError",
 ]
@@ -84,6 +88,29 @@ class WrongType(ZkvError, TypeError):
 
 class TooLarge(ZkvError, ValueError):
     """The result would not fit into 64 bits, or the limit of a value. Nothing was changed."""
+
+
+class OutOfMemory(ZkvError):
+    """The key's primary has no room for this write within its memory limit. Nothing was changed; reads and deletes go
+    on.
+
+    `used_bytes`: what the node's entries take, as it accounts for them. `limit_bytes`: what they may take.
+    """
+
+    def __init__(
+        self, message: str, *, used_bytes: int = 0, limit_bytes: int = 0, outcome_unknown: bool = False,
+        endpoint: str | None = None, shard: int | None = None, tries: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__(message, outcome_unknown=outcome_unknown, endpoint=endpoint, shard=shard, tries=tries)
+        self.used_bytes = used_bytes
+        self.limit_bytes = limit_bytes
+
+
+class WatchLost(ZkvError):
+    """What happened after a watch's position is not remembered any more: it was away for too long, or too slow.
+
+    Nothing that the watch delivered before was wrong; what comes after it has to be read anew.
+    """
 
 
 class LockLost(ZkvError):

@@ -54,7 +54,8 @@ def nothing_is_left(cluster: LocalCluster) -> Iterator[None]:
 def kv(cluster: LocalCluster) -> Iterator[Client]:
     with cluster.client(timeout_s=WAIT_S) as kv:
         yield kv
-        kv.mdelete([*kv.keys(), *kv.keys(b"")])
+        for prefix in ("", b""):
+            kv.flush(prefix)
 
 
 class Shell:
@@ -266,6 +267,132 @@ def test_wait_in_vain(shell: Shell) -> None:
     assert "may or may not" not in shell.fails(4, "wait", "none", "--timeout", "0.05")
     said = shell.json_of_failure(4, "wait", "none", "--timeout", "0.05")
     assert (said["keys"], said["ok"], said["error"]) == (["none"], False, "TimedOut")
+
+
+# --- how long keys live -------------------------------------------------------------------------------------------
+
+
+def test_keys_that_expire(shell: Shell, kv: Client) -> None:
+    shell("put", "key1", "value1", "--ttl", "3600")
+    assert re.fullmatch(r"key1, 3(599\.\d{3}|600\.000) s\n", shell("ttl", "key1"))
+    assert 3500 < shell.json("ttl", "key1")["ttl_s"] <= 3600
+    assert re.fullmatch(r"OK, server[123]\n", shell("persist", "key1"))
+    assert shell("ttl", "key1") == "key1, never expires\n"
+    assert shell.json("ttl", "key1") == {"key": "key1", "found": True, "ttl_s": None}
+    touched = shell.json("touch", "key1", "--ttl", "0.001")
+    assert (touched["key"], touched["ok"]) == ("key1", True)
+    eventually(lambda: not kv.exists("key1"), "the key expires")
+    for arguments in (["ttl", "key1"], ["touch", "key1", "--ttl", "5"], ["persist", "key1"]):
+        assert shell.fails(1, *arguments) == "key1: no such key\n"
+        assert shell.json_of_failure(1, *arguments) == {"key": "key1", "found": False}
+
+
+def test_every_command_that_takes_a_time_to_live(shell: Shell, kv: Client) -> None:
+    shell("mput", "a=1", "b=2", "--ttl", "3600")
+    shell("put", "c", "3", "--if-absent", "--ttl", "3600")
+    version = str(kv.put("d", 4).version)
+    shell("cas", "d", "5", "--version", version, "--ttl", "3600")
+    kv.put("e", 5)
+    shell("getset", "e", "6", "--ttl", "3600")
+    assert all(0 < (kv.ttl(key) or 0) <= 3600 for key in "abcde")
+    assert "--ttl" in shell.fails(2, "put", "key1", "x", "--ttl", "0")
+    assert "--ttl" in shell.fails(2, "touch", "key1")
+
+
+# --- everything with a prefix -------------------------------------------------------------------------------------
+
+
+def test_scan_and_count(shell: Shell, kv: Client) -> None:
+    stored: dict[str | bytes, Any] = {"user:1": "Ada", "user:2": [1, None], "other": 3, b"user:3": 4}
+    kv.mput(stored)
+    assert sorted(shell("scan", "user:").splitlines()) == ["user:1, Ada", "user:2, [1, None]"]
+    assert sorted(shell("scan", "user:", "--keys-only").split()) == ["user:1", "user:2"]
+    assert shell("scan", "user:", "--bytes") == "user:3, 4\n"
+    assert len(shell("scan").splitlines()) == 3
+    entry = kv.entry("other")
+    assert entry is not None
+    said = {"key": "other", "value": 3, "version": entry.version, "server": entry.server}
+    assert shell.json("scan", "other") == said
+    assert shell.json("scan", "other", "--keys-only") == {"key": "other"}
+    assert (shell("count"), shell("count", "user:"), shell("count", "none:")) == ("3\n", "2\n", "0\n")
+    assert shell.json("count", "user:", "--bytes") == {"prefix": {"base64": "dXNlcjo="}, "count": 1}
+
+
+def test_flush(shell: Shell, kv: Client) -> None:
+    stored: dict[str | bytes, Any] = {"tmp:1": 1, "tmp:2": 2, "other": 3, b"tmp:3": 4, b"other": 5}
+    kv.mput(stored)
+    assert "repeat it with --yes to delete 2 keys" in shell.fails(2, "flush", "tmp:")
+    assert "--all" in shell.fails(2, "flush")
+    assert "not both" in shell.fails(2, "flush", "tmp:", "--all", "--yes")
+    assert shell("flush", "tmp:", "--yes") == "2 keys deleted\n"
+    assert sorted(map(str, (*kv.keys(), *kv.keys(b"")))) == ["b'other'", "b'tmp:3'", "other"]
+    assert shell.json("flush", "tmp:", "--bytes", "--yes") == {
+        "prefix": {"base64": "dG1wOg=="}, "ok": True, "deleted": 1,
+    }  # fmt: skip
+    assert "delete 2 keys" in shell.fails(2, "flush", "--all")
+    assert shell("flush", "--all", "--yes") == "2 keys deleted\n"
+    assert (kv.count(), kv.count(b"")) == (0, 0)
+
+
+@pytest.mark.parametrize(("answer", "said", "status"), [("y", "2 keys deleted", 0), ("n", "Nothing was deleted", 130)])
+def test_flush_asks_on_a_terminal(shell: Shell, kv: Client, answer: str, said: str, status: int) -> None:
+    kv.mput({"tmp:1": 1, "tmp:2": 2})
+    controller, terminal = os.openpty()
+    try:
+        done = subprocess.run(
+            command("client", "flush", "tmp:"), env=environment(ZKV_MANAGER=shell.manager), stdin=terminal,
+            stdout=subprocess.PIPE, text=True, timeout=WAIT_S, check=False,
+            preexec_fn=lambda: os.write(controller, f"{answer}\n".encode()),
+        )  # fmt: skip
+    finally:
+        os.close(controller)
+        os.close(terminal)
+    assert "Delete 2 keys that begin with tmp:?" in done.stdout
+    assert said in done.stdout
+    assert done.returncode == status
+    assert kv.count("tmp:") == (0 if status == 0 else 2)
+
+
+def begun(process: subprocess.Popen[str], what: str) -> None:
+    assert process.stderr is not None
+    assert process.stderr.readline() == f"watching {what}; Ctrl-C ends it\n"
+
+
+def test_watch(shell: Shell, kv: Client) -> None:
+    with shell.start("watch", "user:") as process:
+        begun(process, "keys that begin with user:")
+        kv.put("user:1", {"a": 1})
+        kv.put("other", 1)
+        kv.delete("user:1")
+        assert process.stdout is not None
+        assert process.stdout.readline() == "put, user:1, {'a': 1}\n"  # each line at once
+        assert process.stdout.readline() == "delete, user:1\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=WAIT_S) == ("", "")
+    assert process.returncode == 0
+
+
+def test_watch_for_programs(shell: Shell, kv: Client) -> None:
+    with shell.start("watch", "--json", "--count", "2", "--bytes") as process:
+        begun(process, "all keys")
+        put = kv.put(b"key", 5, ttl_s=0.05)
+        out, err = process.communicate(timeout=WAIT_S)
+    assert (process.returncode, err) == (0, "")
+    first, second = map(json.loads, out.splitlines())
+    key = {"base64": "a2V5"}
+    assert first == {"event": "put", "key": key, "value": 5, "version": put.version}
+    assert (second["event"], second["key"], second["version"] > put.version) == ("expire", key, True)
+    assert "value" not in second
+
+
+def test_reader_of_a_watch_goes_away(shell: Shell, kv: Client) -> None:
+    with shell.start("watch") as process:
+        begun(process, "all keys")
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        eventually(lambda: [kv.put("key", 1), process.poll() is not None][-1], "it notices")
+        assert process.stderr.read() == ""
 
 
 # --- locks --------------------------------------------------------------------------------------------------------

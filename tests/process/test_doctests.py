@@ -17,12 +17,14 @@ from typing import Any, Final
 import pytest
 
 import zkv
-from zkv import AsyncClient, Client, DeleteResult, Entry, LocalCluster, Map, PutResult
+from zkv import AsyncClient, Client, DeleteResult, Entry, Event, LocalCluster, Map, PutResult
 from zkv.client.batches import AsyncPipeline, Handle, Pipeline
 from zkv.client.coordination import AsyncLock, Lock
+from zkv.client.watching import AsyncWatch, Watch
 
 CLASSES: Final = (
-    Client, AsyncClient, Pipeline, AsyncPipeline, Handle, Lock, AsyncLock, Map, PutResult, DeleteResult, Entry,
+    Client, AsyncClient, Pipeline, AsyncPipeline, Handle, Lock, AsyncLock, Watch, AsyncWatch, Map, PutResult,
+    DeleteResult, Entry, Event,
 )  # fmt: skip
 GUIDE: Final = Path(__file__).resolve().parents[2] / "docs" / "CLIENT.md"
 NAMES: Final = {name: getattr(zkv, name) for name in zkv.__all__} | {"asyncio": asyncio}
@@ -56,7 +58,7 @@ def test_the_examples_are_right() -> None:
 def failures(name: str, text: str, cluster: LocalCluster, kv: Client) -> str:
     """What doctest says of the examples of one docstring; nothing where they are right."""
     for prefix in ("", b""):
-        kv.mdelete(kv.keys(prefix))
+        kv.flush(prefix)
     names: dict[str, Any] = {**NAMES, "cluster": cluster, "kv": kv}
     said: list[str] = []
     test = doctest.DocTestParser().get_doctest(text, names, name, None, None)

@@ -46,8 +46,8 @@ def test_help_of_an_operators_commands_teaches(name: str) -> None:
 
 
 CLIENT_COMMANDS = (
-    "put", "get", "delete", "exists", "cas", "getset", "incr", "append", "mput", "mget", "mdelete", "keys", "wait",
-    "lock",
+    "put", "get", "delete", "exists", "cas", "getset", "incr", "append", "touch", "persist", "ttl",
+    "mput", "mget", "mdelete", "keys", "scan", "count", "flush", "watch", "wait", "lock",
 )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def test_flags_beat_the_environment_and_both_reach_the_settings() -> None:
     seen: list[Any] = []
 
     @click.command(cls=Command)
-    @setting_options(NodeConfig)
+    @setting_options(NodeConfig, skip=("memory_limit_bytes",))
     @setting_options(ClusterSettings, skip=("shards",))
     def probe(**options: Any) -> None:
         seen.append((NodeConfig(**chosen(NodeConfig, options)), ClusterSettings(**chosen(ClusterSettings, options))))
@@ -150,7 +150,7 @@ def test_flags_beat_the_environment_and_both_reach_the_settings() -> None:
     result = CliRunner().invoke(probe, arguments, env=environment)
     assert result.exit_code == 0, result.output
     node, cluster = seen[0]
-    assert node == NodeConfig(name="server7", weight=2.5, boot_id=0x1000000FF)
+    assert node == NodeConfig(name="server7", weight=2.5, boot_id=0x1000000FF, memory_limit_bytes=0)
     assert cluster == ClusterSettings(nodes=9, replicas=2)
 
 

@@ -16,7 +16,8 @@ from tests.scenario.bench import S2, Bench, S, T
 from tests.scenario.parts import CLUSTER, LOW, Frame
 from tests.unit.frames import BODIES
 from zkv.core import wire
-from zkv.core.node import node
+from zkv.core.node import node, serving
+from zkv.core.node.local import MANAGER
 from zkv.core.shardmap import shard_of
 
 KINDS = sorted(wire.KIND_NAMES)
@@ -241,3 +242,49 @@ def test_frames_under_a_map_that_never_comes_are_not_kept(monkeypatch: pytest.Mo
     bench.put("P", S, "x", routed_by=2**40)
     assert len(stash) == 1
     check_health(bench)
+
+
+# --- what a primary would never send ---------------------------------------------------------------------------------
+
+TWO = wire.pack_u64([(1 << 40) + 10**6, (1 << 40) + 10**6 + 1])
+S_TWICE = wire.pack_u16([0, 0])
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        [serving.WRITES_PART, 5, 1, 0, None, S_TWICE, TWO, [S, S2], ["v", "w"], None],
+        [serving.WRITES_PART, 5, 1, 0, None, S_TWICE, TWO, [S, S2], ["v", "w"], None, wire.pack_u64([7])],
+        [serving.WRITES_PART, 5, 1, 0, None, S_TWICE, TWO, [S, S2], ["v", "w"], None, [7, 8]],
+        [serving.WRITES_PART, 5, 1, 0, None, S_TWICE, TWO, [S, S2], ["v", "w"], [1], None],
+        [serving.WRITES_PART, 5, 1, 0, None, S_TWICE, TWO, [S], ["v", "w"], None, None],
+        [serving.WRITES_PART, 5, 1, 0, None, S_TWICE, TWO, [S, S2], ["v"], None, TWO],
+        [serving.FILL_PART, 0, 1, [S], wire.pack_u64([7]), ["v"]],
+        [serving.FILL_PART, 0, 1, [S], wire.pack_u64([7]), ["v"], "soon"],
+        [serving.ADOPT_PART, [[0, 1, [[2**40 + 10**6, S, "v", 5, 1, 0, None, 0, 0]]]]],
+    ],
+)
+def test_a_part_that_cannot_be_is_not_taken_and_not_acknowledged(part: list[Any]) -> None:
+    bench = Bench(s="PB", t="PC")
+    bench.put("P", [S, S2], ["old", "old"], ttls=[5000, 0])
+    store = bench.node("B").local.store
+    before, used, expiring = dict(store.tables[0]), store.bytes, store.expiry.count
+    stream = bench.node("P").local.outgoing[bench.boot("B")]
+    header = wire.encode_header(wire.BATCH, CLUSTER, bench.boot("P"), bench.boot("B"), 1)
+    data = header + wire.STREAM.pack(stream.last_seq + 1, 0) + wire.pack([part])
+    bench.replay(Frame("P", "B", b"P", data))
+    assert bench.node("B").local.fired["malformed frames"] == 1
+    assert (dict(store.tables[0]), store.bytes, store.expiry.count) == (before, used, expiring)
+    assert stream.acked == stream.last_seq
+    check_health(bench)
+    assert bench.held_by("B", S) == bench.held_by("P", S)
+
+
+@pytest.mark.parametrize("cluster_ms", [None, "noon", -1, 1.5, float("nan"), 2**63, True])
+def test_a_welcome_without_a_time_is_dropped(cluster_ms: Any) -> None:
+    bench = Bench(s="PB", t="PC")
+    body = [bench.settings.to_wire(), "tcp://m:1", "tcp://m:2", bench.manager_boot, cluster_ms]
+    bench.replay(Frame("M", "P", MANAGER, wire.encode(wire.WELCOME, CLUSTER, bench.manager_boot, 0, 0, body)))
+    assert bench.node("P").local.fired["malformed frames"] == 1
+    check_health(bench)
+    assert bench.node("P").local.load().cluster_ms == bench.cluster_ms

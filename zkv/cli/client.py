@@ -1,20 +1,21 @@
 """`zkv-client`: single operations from a shell.
 
 Started anew for each operation, so it imports nothing that it does not need, and mostly opens no map subscription: it
-lives too short for one. The operations on keys are in `zkv.cli.keycommands`; here are those that take their time.
+lives too short for one. The operations on keys that are named are in `zkv.cli.keycommands`, those on all with a prefix
+in `zkv.cli.scancommands`; here are those that wait.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from zkv import __version__
-from zkv.cli.keycommands import COMMANDS
+from zkv.cli import keycommands, scancommands
 from zkv.cli.options import CONTEXT, EXIT_LOCK_LOST, EXIT_NOT_LOCKED, Commands, Failure
-from zkv.cli.render import as_json, as_text
-from zkv.cli.session import Session, common_options, operation, word
+from zkv.cli.render import as_json
+from zkv.cli.session import REQUEST_LIMIT_S, Session, common_options, operation, word
 from zkv.errors import UsageError, ZkvError
 
 EPILOG = """\
@@ -27,59 +28,27 @@ Examples:
   zkv-client put visits 5 --type int             values are strings unless --type says otherwise
   zkv-client incr visits                         visits, 6
   zkv-client put leader host1 --if-absent        exit status 5 if there is one already
-  zkv-client keys user: --count                  how many keys begin with user:
+  zkv-client put session:7 ada --ttl 60          gone after a minute
+  zkv-client count user:                         how many keys begin with user:
+  zkv-client scan user:                          them and their values
+  zkv-client watch user:                         what happens to them, as it happens
   zkv-client lock nightly -- make report         one at a time, on whatever machine
   ZKV_MANAGER=tcp://10.0.0.1:5550 zkv-client get key1
 
 The server named is the one that answered. Each command has --help with examples of its own.
 
-Exit status: 0 done; 1 the key does not exist; 2 wrong usage; 3 no manager or no server for the key;
-4 the deadline passed (a write may or may not have been done); 5 the condition did not hold, nothing was
-changed; 6 the stored value is of the wrong type, or would become too large, nothing was changed;
+Exit status: 0 done; 1 the key does not exist; 2 wrong usage; 3 no manager, no server for the key,
+or no room there; 4 the deadline passed (a write may or may not have been done); 5 the condition did not
+hold, nothing was changed; 6 the stored value is of the wrong type, or would become too large, nothing was changed;
 130 interrupted. `lock` has the exit status of its command, and those that its --help names.
 """
-
-REQUEST_LIMIT_S: Final = 60.0
-"""Longest deadline of one request of an operation that consists of many."""
-
 
 @click.group(cls=Commands, epilog=EPILOG, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="zkv-client")
 @click.pass_context
 def main(ctx: click.Context, /, **options: Any) -> None:
-    """Read and write single keys of a zkv cluster, list them, wait for them, and hold locks."""
+    """Read and write single keys of a zkv cluster, list, count, flush and watch them, wait for them, hold locks."""
     ctx.obj = options
-
-
-@operation("""\
-  zkv-client keys                                all keys, one a line, in no order
-  zkv-client keys user:                          those that begin with user:
-  zkv-client keys user: --count                  how many
-  zkv-client keys --json                         also right where keys contain line ends
-""")
-@click.argument("prefix", default="")
-@click.option("--count", "only_count", is_flag=True, help="Print how many there are.")
-@click.option("--bytes", "of_bytes", is_flag=True, help="The keys that are bytes, not those that are strings.")
-def keys(ctx: click.Context, /, prefix: str, only_count: bool, of_bytes: bool, **options: Any) -> None:
-    """List the keys that begin with PREFIX.
-
-    A page at a time, however many there are. Keys that come or go meanwhile may be missed. A key is a string unless it
-    was put as bytes; this lists strings. --timeout is for each page.
-    """
-    session, start = Session(ctx, options), word(prefix)
-    if of_bytes and isinstance(start, str):
-        start = start.encode()
-    count = 0
-    position: dict[int, int] | None = {}
-    with session.client(prefix=start) as kv:
-        while position is not None:
-            page = kv._page(start, position)
-            position = page.next
-            count += len(page.keys)
-            if page.keys and not only_count:
-                click.echo("\n".join(as_json({"key": key}) if session.json else as_text(key) for key in page.keys))
-    if only_count:
-        session.show(str(count), prefix=start, count=count)
 
 
 @operation("""\
@@ -89,7 +58,7 @@ def keys(ctx: click.Context, /, prefix: str, only_count: bool, of_bytes: bool, *
 """)
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
 def wait(ctx: click.Context, /, keys: tuple[str, ...], **options: Any) -> None:
-    """Wait until all KEYs exist; prints OK."""
+    """Wait until all KEYs exist; prints OK as soon as the last of them is put."""
     session, names = Session(ctx, options), list(map(word, keys))
     with session.client(limit_s=REQUEST_LIMIT_S, subscribe=True, keys=names) as kv:
         kv.wait(names, timeout_s=session.timeout_s)
@@ -147,7 +116,7 @@ def lock(
 
 
 main.params[:0] = common_options()
-for _command in (*COMMANDS, keys, wait, lock):
+for _command in (*keycommands.COMMANDS, *scancommands.COMMANDS, wait, lock):
     main.add_command(_command)
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from zkv.cli.session import (
     operation,
     read_option,
     shortened,
+    ttl_option,
     type_option,
     typed,
     version_option,
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 _MISSING: Final = object()
 
 _verbose_option = click.option("-v", "--verbose", is_flag=True, help="Add the value's type and its version.")
+
+
+_put_ttl_option = ttl_option(help="Have it expire after so long.  [default: never]")
 
 
 class _Number(click.ParamType[Any]):
@@ -53,6 +57,7 @@ class _Number(click.ParamType[Any]):
   zkv-client put user:42 '{"name": "Ada"}' --type json
   zkv-client put leader host1 --if-absent        exit status 5 if there is one already
   zkv-client put key1 new --if-version 1099511627777
+  zkv-client put session:7 ada --ttl 60          gone after a minute; without --ttl it stays
   zkv-client put key1 -- --value                 a value that begins with a dash
 """)
 @click.argument("key")
@@ -60,16 +65,29 @@ class _Number(click.ParamType[Any]):
 @click.option("--if-absent", is_flag=True, help="Only if the key does not exist.")
 @click.option("--if-present", is_flag=True, help="Only if the key exists.")
 @version_option("--if-version", help="Only if the key has this version; 0: if it never existed or was deleted.")
+@_put_ttl_option
 @type_option()
 @ack_option
 def put(
-    ctx: click.Context, /, key: str, value: str, if_absent: bool, if_present: bool, if_version: int | None, kind: str,
-    ack: str | None, **options: Any,
+    ctx: click.Context, /, key: str, value: str, if_absent: bool, if_present: bool, if_version: int | None,
+    ttl_s: float | None, kind: str, ack: str | None, **options: Any,
 ) -> None:  # fmt: skip
     """Store VALUE under KEY; prints OK and the server."""
     if if_absent + if_present + (if_version is not None) > 1:
         raise click.UsageError("choose one of --if-absent, --if-present and --if-version")
-    _put(Session(ctx, options), word(key), typed(value, kind), ack, if_absent, if_present, if_version)
+    session, name = Session(ctx, options), word(key)
+    with session.client(key=name) as kv:
+        result = kv.put(
+            name, typed(value, kind), if_absent=if_absent, if_present=if_present, if_version=if_version, ttl_s=ttl_s,
+            ack=ack,
+        )  # fmt: skip
+    if result is None:
+        if if_absent:
+            session.end_unmet(name, "if_absent", "the key exists already")
+        if if_present:
+            session.end_unmet(name, "if_present", "no such key")
+        session.end_unmet(name, "if_version", _not_version(if_version))
+    _show_written(session, name, result)
 
 
 @operation("""\
@@ -80,27 +98,23 @@ def put(
 @click.argument("key")
 @click.argument("value")
 @version_option("--version", required=True, help="The version that the key must have.")
+@_put_ttl_option
 @type_option()
 @ack_option
 def cas(
-    ctx: click.Context, /, key: str, value: str, if_version: int, kind: str, ack: str | None, **options: Any
-) -> None:
-    """Compare and set: store VALUE if KEY has a certain version."""
-    _put(Session(ctx, options), word(key), typed(value, kind), ack, if_version=if_version)
-
-
-def _put(
-    session: Session, key: str | bytes, value: Any, ack: str | None, if_absent: bool = False, if_present: bool = False,
-    if_version: int | None = None,
+    ctx: click.Context, /, key: str, value: str, if_version: int, ttl_s: float | None, kind: str, ack: str | None,
+    **options: Any,
 ) -> None:  # fmt: skip
-    with session.client(key=key) as kv:
-        result = kv.put(key, value, if_absent=if_absent, if_present=if_present, if_version=if_version, ack=ack)
+    """Compare and set: store VALUE if KEY has a certain version."""
+    session, name = Session(ctx, options), word(key)
+    with session.client(key=name) as kv:
+        result = kv.cas(name, typed(value, kind), version=if_version, ttl_s=ttl_s, ack=ack)
     if result is None:
-        if if_absent:
-            session.end_unmet(key, "if_absent", "the key exists already")
-        if if_present:
-            session.end_unmet(key, "if_present", "no such key")
-        session.end_unmet(key, "if_version", _not_version(if_version))
+        session.end_unmet(name, "if_version", _not_version(if_version))
+    _show_written(session, name, result)
+
+
+def _show_written(session: Session, key: str | bytes, result: PutResult) -> None:
     session.show(f"OK, {result.server}", key=key, ok=True, server=result.server, version=result.version)
 
 
@@ -127,13 +141,16 @@ def get(ctx: click.Context, /, key: str, verbose: bool, read: str | None, **opti
 """)
 @click.argument("key")
 @click.argument("value")
+@_put_ttl_option
 @type_option()
 @ack_option
-def getset(ctx: click.Context, /, key: str, value: str, kind: str, ack: str | None, **options: Any) -> None:
+def getset(
+    ctx: click.Context, /, key: str, value: str, ttl_s: float | None, kind: str, ack: str | None, **options: Any
+) -> None:
     """Store VALUE under KEY; prints the former value."""
     session, name, new = Session(ctx, options), word(key), typed(value, kind)
     with session.client(key=name) as kv:
-        former = kv.getset(name, new, _MISSING, ack=ack)
+        former = kv.getset(name, new, _MISSING, ttl_s=ttl_s, ack=ack)
     if former is not _MISSING:
         session.show(f"{as_text(name)}, {as_text(former)}", key=name, ok=True, found=True, value=former)
         return
@@ -231,6 +248,61 @@ def exists(ctx: click.Context, /, key: str, **options: Any) -> None:
     session.show("yes", key=name, found=True)
 
 
+# --- how long a key lives ------------------------------------------------------------------------------------------
+
+
+@operation("""\
+  zkv-client touch session:7 --ttl 60            gone a minute from now, unless it is touched again
+""")
+@click.argument("key")
+@ttl_option(required=True, help="How long KEY lives from now.")
+@ack_option
+def touch(ctx: click.Context, /, key: str, ttl_s: float, ack: str | None, **options: Any) -> None:
+    """Give KEY a new time to live; prints OK and the server. Its value stays."""
+    session, name = Session(ctx, options), word(key)
+    with session.client(key=name) as kv:
+        result = kv.touch(name, ttl_s, ack=ack)
+    if result is None:
+        session.missing(name)
+        end_missing()
+    _show_written(session, name, result)
+
+
+@operation("""\
+  zkv-client persist session:7                   it stays until somebody deletes it
+""")
+@click.argument("key")
+@ack_option
+def persist(ctx: click.Context, /, key: str, ack: str | None, **options: Any) -> None:
+    """Have KEY never expire; prints OK and the server. Its value stays."""
+    session, name = Session(ctx, options), word(key)
+    with session.client(key=name) as kv:
+        result = kv.persist(name, ack=ack)
+    if result is None:
+        session.missing(name)
+        end_missing()
+    _show_written(session, name, result)
+
+
+@operation("""\
+  zkv-client ttl session:7                       session:7, 59.998 s
+  zkv-client ttl key1                            key1, never expires
+  zkv-client ttl session:7 --json | jq .ttl_s    seconds, or null
+""")
+@click.argument("key")
+def ttl(ctx: click.Context, /, key: str, **options: Any) -> None:
+    """Print how long KEY still lives."""
+    session, name = Session(ctx, options), word(key)
+    with session.client(key=name) as kv:
+        left_s = kv.ttl(name)
+    if left_s is None:
+        session.missing(name)
+        end_missing()
+    expires = left_s != float("inf")
+    what = f"{left_s:.3f} s" if expires else "never expires"
+    session.show(f"{as_text(name)}, {what}", key=name, found=True, ttl_s=left_s if expires else None)
+
+
 # --- several keys -------------------------------------------------------------------------------------------------
 
 
@@ -239,9 +311,12 @@ def exists(ctx: click.Context, /, key: str, **options: Any) -> None:
   zkv-client mput a=1 b=2 c=3 --type int         numbers
 """)
 @click.argument("pairs", nargs=-1, required=True, metavar="KEY=VALUE...")
+@_put_ttl_option
 @type_option()
 @ack_option
-def mput(ctx: click.Context, /, pairs: tuple[str, ...], kind: str, ack: str | None, **options: Any) -> None:
+def mput(
+    ctx: click.Context, /, pairs: tuple[str, ...], ttl_s: float | None, kind: str, ack: str | None, **options: Any
+) -> None:
     """Store several values in one go; prints a line for each key."""
     values: dict[str | bytes, Any] = {}
     for pair in pairs:
@@ -251,7 +326,7 @@ def mput(ctx: click.Context, /, pairs: tuple[str, ...], kind: str, ack: str | No
         values[word(key)] = typed(value, kind)
     session = Session(ctx, options)
     with session.client() as kv:
-        results = kv.mput(values, ack=ack, return_exceptions=True)
+        results = kv.mput(values, ttl_s=ttl_s, ack=ack, return_exceptions=True)
 
     def show(key: str | bytes, result: PutResult) -> None:
         session.show(
@@ -333,5 +408,5 @@ def mdelete(ctx: click.Context, /, keys: tuple[str, ...], ack: str | None, **opt
 
 
 COMMANDS: Final[tuple[click.Command, ...]] = (
-    put, get, delete, exists, cas, getset, incr, append, mput, mget, mdelete,
+    put, get, delete, exists, cas, getset, incr, append, touch, persist, ttl, mput, mget, mdelete,
 )  # fmt: skip

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+REQUEST_LIMIT_S: Final = 60.0
+"""Longest deadline of one request of an operation that consists of many."""
 TYPES: Final = ("str", "bytes", "int", "float", "json")
 NEGATIVE: Final = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
@@ -84,6 +86,12 @@ def type_option(*types: str) -> Callable[[F], F]:
         "--type", "kind", type=click.Choice(types or TYPES), default="str", show_default=True,
         help="What the words given as values are." + ("" if types else " `json`: also lists, objects, null, true."),
     )  # fmt: skip
+
+
+def ttl_option(**extra: Any) -> Callable[[F], F]:
+    """A time to live."""
+    kind = click.FloatRange(min=0.001)
+    return click.option("--ttl", "ttl_s", type=kind, metavar="SECONDS", **extra)
 
 
 def version_option(name: str, **extra: Any) -> Callable[[F], F]:

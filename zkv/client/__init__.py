@@ -2,10 +2,13 @@
 
     results         what operations return
     plans           an operation as a plan: what to ask, and what to make of the answer
+    arguments       what operations take, checked
     operations      every operation on keys, once, for all faces
     batches         pipelines: operations queued, then sent together
     coordination    waiting for keys, and locks
     scanning        the keys with a prefix, page by page
+    watching        what happens to them
+    events          the questions of a watch, and their answers
     failures        what the core says of a failure, as an exception
     blocking        `Client`: runs plans in the thread that asks
     awaiting        `AsyncClient`: runs plans in an asyncio loop
@@ -21,14 +24,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zkv.client.awaiting import AsyncClient
     from zkv.client.blocking import Client
+    from zkv.client.events import Event
     from zkv.client.mapping import Map
     from zkv.client.results import DeleteResult, Entry, PutResult
 
-__all__ = ["AsyncClient", "Client", "DeleteResult", "Entry", "Map", "PutResult"]
+__all__ = ["AsyncClient", "Client", "DeleteResult", "Entry", "Event", "Map", "PutResult"]
 
 _HOMES = {
     "AsyncClient": "zkv.client.awaiting",
     "Client": "zkv.client.blocking",
+    "Event": "zkv.client.events",
     "Map": "zkv.client.mapping",
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -18,12 +18,16 @@ from zkv.client.coordination import AsyncLock, WaitOperations
 from zkv.client.failures import outcome_of, request_of
 from zkv.client.operations import Operations
 from zkv.client.options import COUNTED, Configured, documented
-from zkv.client.plans import Awaiting, LearnMap, Many, One, Pause, run_with
-from zkv.client.results import DeleteResult, Key, PutResult
-from zkv.client.scanning import ScanOperations
-from zkv.errors import ClosedError
+from zkv.client.plans import AnyOf, Awaiting, Begin, GiveUp, LearnMap, Many, One, Pause, run_with
+from zkv.client.results import DeleteResult, Entry, Key, PutResult
+from zkv.client.scanning import ScanOperations, Walk
+from zkv.client.watching import AsyncWatch
+from zkv.core import wire
+from zkv.core.shardmap import ShardMap
+from zkv.errors import ClosedError, Unavailable
 from zkv.net.aio import AsyncConnection, of_parents
 from zkv.net.client import connected
+from zkv.values import check_keys
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -53,12 +57,14 @@ class AsyncClient(Configured, Operations, ScanOperations, WaitOperations, Awaiti
 
         @overload
         def put(
-            self, key: Key, value: Any, *, timeout_s: float | None = None, ack: str | None = None
-        ) -> Coroutine[Any, Any, PutResult]: ...
+            self, key: Key, value: Any, *, ttl_s: float | None = None, timeout_s: float | None = None,
+            ack: str | None = None,
+        ) -> Coroutine[Any, Any, PutResult]: ...  # fmt: skip
         @overload
         def put(
             self, key: Key, value: Any, *, if_absent: bool = False, if_present: bool = False,
-            if_version: int | None = None, timeout_s: float | None = None, ack: str | None = None,
+            if_version: int | None = None, ttl_s: float | None = None, timeout_s: float | None = None,
+            ack: str | None = None,
         ) -> Coroutine[Any, Any, PutResult | None]: ...  # fmt: skip
         def put(self, key: Key, value: Any, **options: Any) -> Any: ...
 
@@ -88,6 +94,44 @@ class AsyncClient(Configured, Operations, ScanOperations, WaitOperations, Awaiti
         1
         """
         return AsyncPipeline(self, timeout_s, ack, return_exceptions)
+
+    def scan(self, prefix: Key = "", *, timeout_s: float | None = None) -> AsyncIterator[Entry]:
+        """The entries whose keys begin with `prefix`, in no order, a page at a time. For `async for`.
+
+        Every key that lives throughout is seen exactly once, whatever fails or moves meanwhile; those that come, go or
+        change may be seen as they are or as they were. A str prefix finds str keys, a bytes prefix bytes keys.
+        `timeout_s`: for each of the requests that it takes.
+
+        >>> async def fruits():
+        ...     async with AsyncClient(cluster.manager) as kv:
+        ...         await kv.mput({"fruit:apple": 1, "fruit:pear": 2, "tool:saw": 3})
+        ...         return sorted([(entry.key, entry.value) async for entry in kv.scan("fruit:")])
+        >>> asyncio.run(fruits())
+        [('fruit:apple', 1), ('fruit:pear', 2)]
+        """
+        check_keys((prefix,))
+        return self._scan(Walk(wire.SCAN_ENTRIES, prefix, timeout_s))
+
+    async def _scan(self, walk: Walk) -> AsyncIterator[Entry]:
+        while not walk.over:
+            for page in await self._walk_on(walk):
+                for entry in self._entries(page):
+                    yield entry
+
+    def watch(self, prefix: Key = "", *, since: Mapping[str, Any] | None = None) -> AsyncWatch:
+        """Watch the keys that begin with `prefix`: puts, deletes, expiries, evictions, as they take effect.
+
+        Use it with `async with` and `async for`, or `await watch.poll(timeout_s)`; it begins where it is entered.
+        `since`: the `position` of an earlier watch of the same cluster, to go on there.
+
+        >>> async def first():
+        ...     async with AsyncClient(cluster.manager) as kv, kv.watch("color") as events:
+        ...         await kv.put("color", "green")
+        ...         return await anext(events)
+        >>> asyncio.run(first())
+        Event(kind='put', key='color', value='green', version=...)
+        """
+        return AsyncWatch(self, prefix, since)
 
     def lock(self, name: str, ttl_s: float = 10.0) -> AsyncLock:
         """A lock with a lifetime and a fencing token, to be taken in an `async with` block, or by `acquire()`.
@@ -163,11 +207,26 @@ class AsyncClient(Configured, Operations, ScanOperations, WaitOperations, Awaiti
         kind = type(plan)
         if kind is One or kind is Many or kind is LearnMap:
             connection = self._live()
-            call = await connection.perform(*request_of(plan), 1000 * self._deadline_s(plan.timeout_s), plan.ack)
+            call = await connection.perform(*request_of(plan, 1000 * self._deadline_s(plan.timeout_s)))
             return outcome_of(plan, call, connection.core.map, self.manager)
         if kind is Pause:
             return await asyncio.sleep(plan.seconds)
+        if kind is AnyOf:
+            return await self._any_of(plan)
+        if kind is Begin:
+            return self._live().begin(*request_of(plan.plan, 1000 * self._deadline_s(plan.plan.timeout_s)))
+        if kind is GiveUp:
+            for one in plan.standing:
+                one.home.give_up((one,))
+            return None
         return await self._walk(plan)
+
+    async def _any_of(self, plan: AnyOf) -> ShardMap:
+        connection = self._live()
+        if any(one.home is not connection for one in plan.standing):
+            raise Unavailable("the connection of these calls is no more")
+        await connection.wait_any(plan.standing, 1000 * plan.seconds)
+        return connection.core.map
 
     async def _walk(self, steps: Generator[Any, Any, Any]) -> Any:
         """Run a procedure: each step is sent the outcome of the one before."""
@@ -182,6 +241,8 @@ class AsyncClient(Configured, Operations, ScanOperations, WaitOperations, Awaiti
                     step = steps.send(outcome)
         except StopIteration as end:
             return end.value
+        finally:
+            steps.close()  # now, and not when nobody remembers an interrupt any more
 
 
 run_with(AsyncClient, AsyncClient._run)

@@ -10,8 +10,9 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
 
+from zkv.client.arguments import ack_level
 from zkv.client.failures import error_of
-from zkv.client.operations import KeyOperations, ack_level
+from zkv.client.operations import KeyOperations
 from zkv.client.plans import Many, NameOf, One, Queueing, run_with
 from zkv.core import wire
 from zkv.core.client.calls import Answer, Call
@@ -98,9 +99,11 @@ class Queue(KeyOperations, Queueing):
             return self._finish(call, name_of, queued)
 
         ones = [one for one, _ in queued]
+        ttls = [one.ttl_ms for one in ones]
         return Many(
             bytes(one.op for one in ones), [one.key for one in ones], finish, values=[one.value for one in ones],
             operands=[one.operand or 0 for one in ones], timeout_s=self._timeout_s, ack=self._pipeline_ack,
+            ttls=ttls if any(ttls) else None,
         )  # fmt: skip
 
     def _finish(self, call: Call, name_of: NameOf, queued: list[tuple[One[Any], Handle[Any]]]) -> list[Any]:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
@@ -20,12 +20,16 @@ from zkv.client.coordination import Lock, WaitOperations
 from zkv.client.failures import outcome_of, request_of
 from zkv.client.operations import Operations
 from zkv.client.options import COUNTED, Configured, documented
-from zkv.client.plans import Blocking, LearnMap, Many, One, Pause, run_with
-from zkv.client.results import DeleteResult, Key, PutResult
-from zkv.client.scanning import ScanOperations
+from zkv.client.plans import AnyOf, Begin, Blocking, GiveUp, LearnMap, Many, One, Pause, run_with
+from zkv.client.results import DeleteResult, Entry, Key, PutResult
+from zkv.client.scanning import ScanOperations, Walk
+from zkv.client.watching import Watch
+from zkv.core import wire
 from zkv.core.settings import DEFAULT_MANAGER
-from zkv.errors import ClosedError
+from zkv.core.shardmap import ShardMap
+from zkv.errors import ClosedError, Unavailable
 from zkv.net.client import Connection, connected
+from zkv.values import check_keys
 
 
 class Client(Configured, Operations, ScanOperations, WaitOperations, Blocking):
@@ -58,12 +62,14 @@ class Client(Configured, Operations, ScanOperations, WaitOperations, Blocking):
 
         @overload
         def put(
-            self, key: Key, value: Any, *, timeout_s: float | None = None, ack: str | None = None
-        ) -> PutResult: ...
+            self, key: Key, value: Any, *, ttl_s: float | None = None, timeout_s: float | None = None,
+            ack: str | None = None,
+        ) -> PutResult: ...  # fmt: skip
         @overload
         def put(
             self, key: Key, value: Any, *, if_absent: bool = False, if_present: bool = False,
-            if_version: int | None = None, timeout_s: float | None = None, ack: str | None = None,
+            if_version: int | None = None, ttl_s: float | None = None, timeout_s: float | None = None,
+            ack: str | None = None,
         ) -> PutResult | None: ...  # fmt: skip
         def put(self, key: Key, value: Any, **options: Any) -> Any: ...
 
@@ -94,6 +100,40 @@ class Client(Configured, Operations, ScanOperations, WaitOperations, Blocking):
         [PutResult(version=..., server='server...'), WrongType(...)]
         """
         return Pipeline(self, timeout_s, ack, return_exceptions)
+
+    def scan(self, prefix: Key = "", *, timeout_s: float | None = None) -> Iterator[Entry]:
+        """The entries whose keys begin with `prefix`, in no order, a page at a time.
+
+        Every key that lives throughout is seen exactly once, whatever fails or moves meanwhile; those that come, go or
+        change may be seen as they are or as they were. A str prefix finds str keys, a bytes prefix bytes keys.
+        `timeout_s`: for each of the requests that it takes.
+
+        >>> puts = kv.mput({"fruit:apple": 1, "fruit:pear": 2, "tool:saw": 3})
+        >>> sorted((entry.key, entry.value) for entry in kv.scan("fruit:"))
+        [('fruit:apple', 1), ('fruit:pear', 2)]
+        """
+        check_keys((prefix,))
+        return self._scan(Walk(wire.SCAN_ENTRIES, prefix, timeout_s))
+
+    def _scan(self, walk: Walk) -> Iterator[Entry]:
+        while not walk.over:
+            for page in self._walk_on(walk):
+                yield from self._entries(page)
+
+    def watch(self, prefix: Key = "", *, since: Mapping[str, Any] | None = None) -> Watch:
+        """Watch the keys that begin with `prefix`: puts, deletes, expiries, evictions, as they take effect.
+
+        Use it with `with` and `for`, or `watch.poll(timeout_s)`; it has begun when this returns. `since`: the
+        `position` of an earlier watch of the same cluster, to go on there.
+
+        >>> with kv.watch("color") as events:
+        ...     put = kv.put("color", "green")
+        ...     next(events)
+        Event(kind='put', key='color', value='green', version=...)
+        """
+        watch = Watch(self, prefix, since)
+        watch._begin()
+        return watch
 
     def lock(self, name: str, ttl_s: float = 10.0) -> Lock:
         """A lock with a lifetime and a fencing token, to be taken in a `with` block, or by `acquire()`.
@@ -168,11 +208,26 @@ class Client(Configured, Operations, ScanOperations, WaitOperations, Blocking):
         kind = type(plan)
         if kind is One or kind is Many or kind is LearnMap:
             connection = self._live()
-            call = connection.perform(*request_of(plan), 1000 * self._deadline_s(plan.timeout_s), plan.ack)
+            call = connection.perform(*request_of(plan, 1000 * self._deadline_s(plan.timeout_s)))
             return outcome_of(plan, call, connection.core.map, self.manager)
         if kind is Pause:
             return time.sleep(plan.seconds)
+        if kind is AnyOf:
+            return self._any_of(plan)
+        if kind is Begin:
+            return self._live().begin(*request_of(plan.plan, 1000 * self._deadline_s(plan.plan.timeout_s)))
+        if kind is GiveUp:
+            for one in plan.standing:
+                one.home.give_up((one,))
+            return None
         return self._walk(plan)
+
+    def _any_of(self, plan: AnyOf) -> ShardMap:
+        connection = self._live()
+        if any(one.home is not connection for one in plan.standing):
+            raise Unavailable("the connection of these calls is no more")
+        connection.wait_any(plan.standing, 1000 * plan.seconds)
+        return connection.core.map
 
     def _walk(self, steps: Generator[Any, Any, Any]) -> Any:
         """Run a procedure: each step is sent the outcome of the one before."""
@@ -187,6 +242,8 @@ class Client(Configured, Operations, ScanOperations, WaitOperations, Blocking):
                     step = steps.send(outcome)
         except StopIteration as end:
             return end.value
+        finally:
+            steps.close()  # now, and not when nobody remembers an interrupt any more
 
     def _after_fork(self) -> None:
         """In the child: a ZeroMQ context does not survive a fork, and two processes must not share an identity (SAFETY

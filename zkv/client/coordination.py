@@ -19,11 +19,14 @@ from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
+from zkv.client.events import events_of, tokens_plan, watch_plan
+from zkv.client.failures import check_status
 from zkv.client.operations import call_error
-from zkv.client.plans import Awaiting, Blocking, Many, NameOf, One, Pause, Step, operation, run_with
+from zkv.client.plans import Awaiting, Blocking, LearnMap, Many, NameOf, One, Pause, Step, operation, run_with
 from zkv.client.results import Entry, Key
 from zkv.core import wire
-from zkv.core.client.calls import Answer, Call
+from zkv.core.client.calls import TIMED_OUT, Answer, Call
+from zkv.core.shardmap import ShardMap, shards_of
 from zkv.errors import LockLost, TimedOut, UsageError, ZkvError
 from zkv.values import TYPED, check_keys
 
@@ -31,9 +34,11 @@ LOCK_PREFIX: Final = "zkv:lock:"
 """Locks are keys of this namespace."""
 LOOK_S: Final = 0.005
 LOOK_MAX_S: Final = 0.1
+"""Interval at which a lock is looked at, and how long it grows."""
+HURRY_S: Final = 0.1
+"""Who has so little time left to wait for keys looks at them every `LOOK_S`."""
 SHORTEST_S: Final = 0.2
 """Deadline of a step of `acquire`, however little time is left: it looks once at least."""
-"""Interval at which keys are looked at, and how long it grows."""
 
 
 class WaitOperations:
@@ -46,8 +51,8 @@ class WaitOperations:
     def wait(self, keys: Key | Sequence[Key], *, timeout_s: float | None = None) -> Generator[Step, Any, None]:
         """Return once all `keys` exist, for which it may wait `timeout_s` (the client's).
 
-        They are looked at again and again, every 100 ms in the end. Raises TimedOut, naming some of those that do not
-        exist.
+        Those that do not exist are watched: it returns as soon as the last of them was put. A key that came and went
+        counts. Raises TimedOut, naming some of those that do not exist.
 
         >>> put = kv.put("ready:1", True)
         >>> kv.wait(["ready:1"], timeout_s=5)
@@ -59,28 +64,101 @@ class WaitOperations:
         check_keys(wanted)
         return self._wait_steps(wanted, _patience(timeout_s, self.timeout_s))
 
-    def _wait_steps(self, missing: list[Key], limit_s: float) -> Generator[Step, Any, None]:
-        deadline, pause_s = time.monotonic() + limit_s, LOOK_S
+    def _wait_steps(self, wanted: list[Key], limit_s: float) -> Generator[Step, Any, None]:
+        deadline = time.monotonic() + limit_s
+        missing = dict.fromkeys(wanted)
+        watched = _Watched()
         while missing:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                names = ", ".join(map(repr, missing[:3])) + (", …" if len(missing) > 3 else "")
+                names = ", ".join(map(repr, list(missing)[:3])) + (", …" if len(missing) > 3 else "")
                 what = f"{len(missing)} keys do" if len(missing) > 1 else "1 key does"
                 raise TimedOut(f"{what} not exist after {limit_s:g} s: {names}", outcome_unknown=False)
             try:
-                ask = Many(wire.EXISTS, missing, self._found, timeout_s=min(left_s, self.timeout_s))
-                found = yield ask
+                found = yield from self._find(list(missing), watched, min(left_s, self.timeout_s))
             except TimedOut:
                 continue  # the time was too short for an answer: it may be over, too
-            missing = [key for key, exists in zip(missing, found, strict=True) if not exists]
-            if missing:
-                yield Pause(max(0.0, min(pause_s * random.uniform(0.5, 1.0), deadline - time.monotonic())))
-                pause_s = min(2 * pause_s, LOOK_MAX_S)
+            for key in found:
+                del missing[key]
+
+    def _find(self, missing: list[Key], watched: _Watched, timeout_s: float) -> Generator[Step, Any, list[Key]]:
+        """Those of the keys that exist, or that come while it waits for a moment."""
+        if watched.tokens is not None:
+            found = yield watched.plan(missing, self.manager, timeout_s)
+            if not found and timeout_s < HURRY_S:
+                yield Pause(min(timeout_s, LOOK_S))  # nodes answer before the deadline: now at once
+            return list(found)
+        tokens: dict[Key, int] = {}
+        if watched.begun:
+            # First from where to watch, and then what is there by now: so nothing falls in between.
+            shard_map: ShardMap = yield LearnMap(timeout_s)
+            watched.shards = dict(zip(missing, shards_of(missing, len(shard_map.shards)), strict=True))
+            shards = sorted(set(watched.shards.values()))
+            now = yield tokens_plan(self.manager, ["\0"] * len(shards), shards, timeout_s)
+            by_shard = dict(zip(shards, now, strict=True))
+            tokens = {key: by_shard[shard] for key, shard in watched.shards.items()}
+        exist = yield Many(wire.EXISTS, missing, self._found, timeout_s=timeout_s)
+        if watched.begun:
+            watched.tokens = tokens
+        watched.begun = True  # only who finds that something is missing need watch at all
+        return [key for key, exists in zip(missing, exist, strict=True) if exists]
 
     def _found(self, call: Call, _: NameOf) -> list[Any]:
         if call.failures:
             raise call_error(call, self.manager)
         return list(call.columns()[1])
+
+
+class _Watched:
+    """Keys that are waited for, and how far they were watched."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        """Whether it was found that some are missing."""
+        self.shards: dict[Key, int] = {}
+        self.tokens: dict[Key, int] | None = None
+        """Key -> token; None: not watched yet, or what came meanwhile is not remembered."""
+
+    def plan(self, missing: list[Key], manager: str, timeout_s: float) -> Many[list[Key]]:
+        """Ask what came, each shard once: for those of its keys that have a beginning in common, or else for one of
+        them. (The others' turn comes when that one is there. All are needed.)"""
+        assert self.tokens is not None
+        tokens = self.tokens
+        groups: dict[int, list[Key]] = {}
+        for key in missing:
+            groups.setdefault(self.shards[key], []).append(key)
+        asked: list[tuple[Key, list[Key]]] = []
+        for keys in groups.values():
+            alike = [key for key in keys if type(key) is type(keys[0])]
+            prefix = _beginning(alike)
+            asked.append((prefix, alike) if prefix else (keys[0], keys[:1]))
+        prefixes = [prefix for prefix, _ in asked]
+        since = [min(tokens[key] for key in keys) for _, keys in asked]
+
+        def finish(call: Call, _: NameOf) -> list[Key]:
+            return self._take(call, [keys for _, keys in asked], manager)
+
+        return watch_plan(prefixes, since, list(groups), finish, timeout_s)
+
+    def _take(self, call: Call, asked: list[list[Key]], manager: str) -> list[Key]:
+        """The keys that came; the next question goes on from there."""
+        if any(failure.kind != TIMED_OUT for failure in call.failures.values()):
+            raise call_error(call, manager)
+        came: list[Key] = []
+        gone = False
+        versions, values, statuses, _ = call.columns()
+        for place, keys in enumerate(asked):
+            if place in call.failures:
+                continue
+            gone |= statuses[place] == wire.GONE
+            if values[place] is not None:
+                put = {key for _, kind, key, _ in events_of(values[place]) if kind == wire.PUT_EVENT}
+                came += [key for key in keys if key in put]
+            assert self.tokens is not None
+            self.tokens.update((key, max(self.tokens[key], versions[place])) for key in keys)
+        if gone:
+            self.tokens = None
+        return came
 
 
 class LockOperations:
@@ -235,9 +313,20 @@ class LockOperations:
             raise UsageError(f"the lock {self.name!r} is not held: acquire() it first")
 
 
-def _changed(answer: Answer, _: NameOf) -> int | None:
+def _beginning(keys: Sequence[Any]) -> Key:
+    """What the keys, all of one type, begin with."""
+    first, last = min(keys), max(keys)
+    pairs = enumerate(zip(first, last, strict=False))
+    beginning: Key = first[: next((place for place, (one, other) in pairs if one != other), len(first))]
+    return beginning
+
+
+def _changed(answer: Answer, name_of: NameOf) -> int | None:
     """The new version; None where the condition did not hold."""
-    return None if answer.status else answer.version
+    if answer.status:
+        check_status(answer, "", name_of)
+        return None
+    return answer.version
 
 
 def _patience(timeout_s: float | None, usual_s: float) -> float:

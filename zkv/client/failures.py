@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from zkv.client.plans import LearnMap, Many, One
+from zkv.client.plans import LearnMap, Many, NameOf, One
 from zkv.core import wire
 from zkv.core.client.calls import NOT_FORMED, REFUSED, UNAVAILABLE, UNREACHABLE, Answer, Call, Failure
 from zkv.core.shardmap import ShardMap
 from zkv.errors import (
     ManagerUnreachable,
     NotFormed,
+    OutOfMemory,
     ShardUnavailable,
     TimedOut,
     TooLarge,
@@ -38,28 +38,50 @@ def error_of(failure: Failure, manager: str, unknown: bool | None = None) -> Zkv
     return kind(failure.text, outcome_unknown=doubt, **where)  # type: ignore[arg-type]
 
 
-def request_of(plan: Any) -> tuple[int | bytes, Sequence[Any], Sequence[Any] | None, Sequence[int] | None]:
-    """(operation, keys, values, operands) of a plan."""
+def request_of(plan: Any, timeout_ms: float) -> tuple[Any, ...]:
+    """A plan's call, as connections take it: (operation, keys, values, operands, timeout, acknowledgement level, ttls,
+    shards)."""
     if type(plan) is One:
-        value, operand = plan.value, plan.operand
-        return plan.op, (plan.key,), None if value is None else (value,), None if operand is None else (operand,)
+        value, operand, ttl_ms = plan.value, plan.operand, plan.ttl_ms
+        return (
+            plan.op, (plan.key,), None if value is None else (value,), None if operand is None else (operand,),
+            timeout_ms, plan.ack, (ttl_ms,) if ttl_ms else None, None,
+        )  # fmt: skip
     if type(plan) is Many:
-        return plan.op, plan.keys, plan.values, plan.operands
-    return wire.GET, (), None, None  # a call without operations needs nothing but the map
+        return plan.op, plan.keys, plan.values, plan.operands, timeout_ms, plan.ack, plan.ttls, plan.shards
+    return wire.GET, (), None, None, timeout_ms, plan.ack, None, None  # without operations it needs but the map
 
 
 def outcome_of(plan: Any, call: Call, shard_map: ShardMap, manager: str) -> Any:
     """What a plan makes of its call, or raise its error."""
     if type(plan) is Many:
-        return plan.finish(call, shard_map.name_of)
+        try:
+            return plan.finish(call, NameOf(shard_map))
+        finally:
+            call.batches.clear()  # they refer to it: a large call must not wait for the garbage collector
     if call.failures:
         raise error_of(call.failures[0], manager)
-    return shard_map if type(plan) is LearnMap else plan.finish(call.answer(), shard_map.name_of)
+    return shard_map if type(plan) is LearnMap else plan.finish(call.answer(), NameOf(shard_map))
 
 
-def check_status(answer: Answer, key: str | bytes) -> None:
-    """Raise WrongType or TooLarge where that is the answer."""
-    if answer.status == wire.WRONG_TYPE:
+def check_status(answer: Answer, key: str | bytes, name_of: NameOf) -> None:
+    """Raise WrongType, TooLarge or OutOfMemory where that is the answer."""
+    status = answer.status
+    if not status:
+        return
+    if status == wire.WRONG_TYPE:
         raise WrongType(f"the value under {key!r} is of another type than this operation works on")
-    if answer.status == wire.TOO_LARGE:
+    if status == wire.TOO_LARGE:
         raise TooLarge(f"the value under {key!r} would become too large: numbers fit 64 bits, values 16 MiB")
+    if status == wire.NO_ROOM:
+        raise out_of_memory(answer.value, answer.source, name_of)
+
+
+def out_of_memory(figures: Any, source: int, name_of: NameOf) -> OutOfMemory:
+    """The exception for a write that was refused for want of memory, with the figures of the node that refused it."""
+    used, limit = figures if isinstance(figures, list) and len(figures) == 2 else (0, 0)
+    return OutOfMemory(
+        f"{name_of(source)} has no room for this write: its entries take {used:,} bytes, {limit:,} is its limit; "
+        "delete something, add a node, or raise --memory-limit (see `zkv-admin status`)",
+        used_bytes=used, limit_bytes=limit, endpoint=name_of.endpoint(source),
+    )  # fmt: skip

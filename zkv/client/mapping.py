@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from typing import TYPE_CHECKING, Any, Final
 
+from zkv.client.scanning import Walk
+from zkv.core import wire
 from zkv.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +19,8 @@ class Map(MutableMapping[str, Any]):
     """The str keys that begin with `prefix`, as a `MutableMapping` without it.
 
     Single operations are atomic, `setdefault`, `pop` and `del` too; those that go through all keys (`len`, iteration,
-    `clear`, `popitem`) see each key that lives throughout once, and are not atomic. They take a page of keys at a time.
+    `items`, `values`, `clear`, `popitem`) see each key that lives throughout once, and are not atomic. They take a page
+    at a time.
 
     >>> users = Map(kv, "user:")
     >>> users["ada"] = {"born": 1815}
@@ -51,12 +54,34 @@ class Map(MutableMapping[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         cut = len(self.prefix)
-        for page in self._pages():
-            for key in page:
-                yield key[cut:]
+        walk = Walk(wire.SCAN_KEYS, self.prefix)
+        while not walk.over:
+            for page in self.client._walk_on(walk):
+                for key in page.keys:
+                    yield key[cut:]  # type: ignore[misc]  # a str prefix finds str keys
 
     def __len__(self) -> int:
-        return sum(map(len, self._pages()))
+        return self.client.count(self.prefix)
+
+    def items(self) -> ItemsView[str, Any]:
+        """Keys and values; going through them takes a page of both at a time.
+
+        >>> users = Map(kv, "user:")
+        >>> users["ada"] = 1815
+        >>> list(users.items())
+        [('ada', 1815)]
+        """
+        return _Items(self)
+
+    def values(self) -> ValuesView[Any]:
+        """The values; going through them takes a page at a time.
+
+        >>> users = Map(kv, "user:")
+        >>> users["ada"] = 1815
+        >>> list(users.values())
+        [1815]
+        """
+        return _Values(self)
 
     def __repr__(self) -> str:
         return f"Map({self.client!r}, {self.prefix!r})"
@@ -114,17 +139,30 @@ class Map(MutableMapping[str, Any]):
         >>> list(users)
         []
         """
-        for page in self._pages():
-            self.client.mdelete(page)
+        self.client.flush(self.prefix)
 
     def _full(self, key: str) -> str:
         if not isinstance(key, str):
             raise UsageError(f"the keys of a Map are str, not {key!r}")
         return self.prefix + key
 
-    def _pages(self) -> Iterator[list[str]]:
-        position: dict[int, int] | None = {}
-        while position is not None:
-            page = self.client._page(self.prefix, position)
-            yield page.keys  # type: ignore[misc]  # a str prefix finds str keys
-            position = page.next
+
+class _Items(ItemsView[str, Any]):
+    """What `Map.items` returns."""
+
+    _mapping: Map
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        cut = len(self._mapping.prefix)
+        for entry in self._mapping.client.scan(self._mapping.prefix):
+            yield entry.key[cut:], entry.value  # type: ignore[misc]  # a str prefix finds str keys
+
+
+class _Values(ValuesView[Any]):
+    """What `Map.values` returns."""
+
+    _mapping: Map
+
+    def __iter__(self) -> Iterator[Any]:
+        for entry in self._mapping.client.scan(self._mapping.prefix):
+            yield entry.value

@@ -9,19 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from itertools import repeat
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, Final
 
-from zkv.client.failures import check_status, error_of
+from zkv.client.arguments import (
+    READ_OPS,
+    ack_level,
+    checked,
+    checked_keys,
+    checked_version,
+    condition_of,
+    lifetime_ms,
+    read_op,
+)
+from zkv.client.failures import check_status, error_of, out_of_memory
 from zkv.client.plans import LearnMap, Many, NameOf, One, Operation, Step, operation
 from zkv.client.results import DeleteResult, Entry, Key, PutResult
 from zkv.core import wire
 from zkv.core.client.calls import Answer, Call
 from zkv.core.shardmap import ShardMap, shard_of
 from zkv.errors import UsageError, ZkvError
-from zkv.values import Codec, check_keys
-
-READ_OPS: Final = {"primary": wire.GET, "any": wire.GET_ANY, "stale": wire.GET_STALE}
+from zkv.values import Codec
 
 
 class KeyOperations:
@@ -48,7 +56,7 @@ class KeyOperations:
         def finish(answer: Answer, _: NameOf) -> Any:
             return decode(answer.value, default)
 
-        return One(self._read_op(read), _checked(key), finish, timeout_s=timeout_s)
+        return One(self._read_op(read), checked(key), finish, timeout_s=timeout_s)
 
     @operation
     def entry(self, key: Key, *, read: str | None = None, timeout_s: float | None = None) -> One[Entry | None]:
@@ -67,7 +75,7 @@ class KeyOperations:
                 return None
             return Entry(key, decode(answer.value), answer.version, name_of(answer.source))
 
-        return One(self._read_op(read), _checked(key), finish, timeout_s=timeout_s)
+        return One(self._read_op(read), checked(key), finish, timeout_s=timeout_s)
 
     @operation
     def exists(self, key: Key, *, timeout_s: float | None = None) -> One[bool]:
@@ -81,18 +89,21 @@ class KeyOperations:
         def finish(answer: Answer, _: NameOf) -> bool:
             return bool(answer.value)
 
-        return One(wire.EXISTS, _checked(key), finish, timeout_s=timeout_s)
+        return One(wire.EXISTS, checked(key), finish, timeout_s=timeout_s)
 
     def _put(
         self, key: Key, value: Any, *, if_absent: bool = False, if_present: bool = False,
-        if_version: int | None = None, timeout_s: float | None = None, ack: str | None = None,
+        if_version: int | None = None, ttl_s: float | None = None, timeout_s: float | None = None,
+        ack: str | None = None,
     ) -> One[PutResult | None]:  # fmt: skip
         """Store `value` under `key`; returns once every in-sync replica has it (see `ack` of the class).
 
         At most one condition: `if_absent`, the key must not exist; `if_present`, it must; `if_version`, its version
         must be this one (of a missing key: 0). Where the condition does not hold nothing is written, and None returned.
+        `ttl_s`: seconds until the key expires; without it the key stays, also if it would have expired before.
 
-        Raises UsageError for a value that cannot be stored, or is greater than 16 MiB; nothing was sent then.
+        Raises UsageError for a value that cannot be stored, or is greater than 16 MiB; nothing was sent then. Raises
+        OutOfMemory if the key's primary has no room for it within its memory limit.
 
         >>> kv.put("owner", "ada", if_absent=True)
         PutResult(version=..., server='server...')
@@ -101,24 +112,30 @@ class KeyOperations:
         >>> kv.put("owner", {"ada"})
         Traceback (most recent call last):
         zkv.errors.UsageError: a value of type set cannot be stored; ...
+        >>> kv.put("session", "ada", ttl_s=60).version == kv.entry("session").version, 59 < kv.ttl("session") <= 60
+        (True, True)
         """
-        op, operand = _condition(if_absent, if_present, if_version)
+        op, operand = condition_of(if_absent, if_present, if_version)
 
         def finish(answer: Answer, name_of: NameOf) -> PutResult | None:
-            return None if answer.status else PutResult(answer.version, name_of(answer.source))
+            return _written(answer, key, name_of)
 
         wire_value = self._codec.encode(value)
         return One(
-            op, _checked(key), finish, value=wire_value, operand=operand, timeout_s=timeout_s, ack=self._level(ack)
-        )
+            op, checked(key), finish, value=wire_value, operand=operand, timeout_s=timeout_s, ack=self._level(ack),
+            ttl_ms=lifetime_ms(ttl_s),
+        )  # fmt: skip
 
     put = operation(_put)
 
     @operation
     def cas(
-        self, key: Key, value: Any, *, version: int, timeout_s: float | None = None, ack: str | None = None
-    ) -> One[PutResult | None]:
+        self, key: Key, value: Any, *, version: int, ttl_s: float | None = None, timeout_s: float | None = None,
+        ack: str | None = None,
+    ) -> One[PutResult | None]:  # fmt: skip
         """Compare and set: store `value` if the key still has `version` (0: if it does not exist); None if it has not.
+
+        `ttl_s`: as with `put`.
 
         >>> seen = kv.put("balance", 100)
         >>> kv.cas("balance", 90, version=seen.version)
@@ -126,20 +143,22 @@ class KeyOperations:
         >>> kv.cas("balance", 80, version=seen.version) is None, kv.get("balance")
         (True, 90)
         """
-        return KeyOperations._put(self, key, value, if_version=version, timeout_s=timeout_s, ack=ack)
+        return KeyOperations._put(self, key, value, if_version=version, ttl_s=ttl_s, timeout_s=timeout_s, ack=ack)
 
     @operation
     def getset(
-        self, key: Key, value: Any, default: Any = None, *, timeout_s: float | None = None, ack: str | None = None
-    ) -> One[Any]:
-        """Store `value` under `key`; returns the former value, `default` where there was none.
+        self, key: Key, value: Any, default: Any = None, *, ttl_s: float | None = None, timeout_s: float | None = None,
+        ack: str | None = None,
+    ) -> One[Any]:  # fmt: skip
+        """Store `value` under `key`; returns the former value, `default` where there was none. `ttl_s`: as with `put`.
 
         >>> kv.getset("shift", "day", "nobody"), kv.getset("shift", "night")
         ('nobody', 'day')
         """
         decode = self._codec.decode
 
-        def finish(answer: Answer, _: NameOf) -> Any:
+        def finish(answer: Answer, name_of: NameOf) -> Any:
+            check_status(answer, key, name_of)
             try:
                 return decode(answer.value, default)
             except ZkvError as error:  # the write was done, and only its former value cannot be read
@@ -148,8 +167,9 @@ class KeyOperations:
 
         wire_value = self._codec.encode(value)
         return One(
-            wire.GETSET, _checked(key), finish, value=wire_value, timeout_s=timeout_s, ack=self._level(ack)
-        )
+            wire.GETSET, checked(key), finish, value=wire_value, timeout_s=timeout_s, ack=self._level(ack),
+            ttl_ms=lifetime_ms(ttl_s),
+        )  # fmt: skip
 
     def _delete(
         self, key: Key, *, if_version: int | None = None, timeout_s: float | None = None, ack: str | None = None
@@ -173,8 +193,8 @@ class KeyOperations:
                 return None
             return DeleteResult(not answer.status, answer.version, name_of(answer.source))
 
-        op, operand = (wire.DELETE_IF_VERSION, _version(if_version)) if conditional else (wire.DELETE, None)
-        return One(op, _checked(key), finish, operand=operand, timeout_s=timeout_s, ack=self._level(ack))
+        op, operand = (wire.DELETE_IF_VERSION, checked_version(if_version)) if conditional else (wire.DELETE, None)
+        return One(op, checked(key), finish, operand=operand, timeout_s=timeout_s, ack=self._level(ack))
 
     delete = operation(_delete)
 
@@ -184,7 +204,8 @@ class KeyOperations:
     ) -> One[Any]:
         """Add `by` to the number under `key`; returns the sum. A missing key counts from 0.
 
-        Raises WrongType if the value is no number, TooLarge if the sum would not fit: 64 bits, or a finite float.
+        A key that expires still does. Raises WrongType if the value is no number, TooLarge if the sum would not fit: 64
+        bits, or a finite float.
 
         >>> kv.incr("visits"), kv.incr("visits", 10), kv.incr("visits", -1)
         (1, 11, 10)
@@ -196,12 +217,12 @@ class KeyOperations:
         if type(by) not in (int, float) or not isfinite(by):
             raise UsageError(f"by is {by!r}: it must be an int or a finite float")
 
-        def finish(answer: Answer, _: NameOf) -> Any:
-            check_status(answer, key)
+        def finish(answer: Answer, name_of: NameOf) -> Any:
+            check_status(answer, key, name_of)
             return answer.value
 
         value = self._numbers.encode(by)
-        return One(wire.INCR, _checked(key), finish, value=value, timeout_s=timeout_s, ack=self._level(ack))
+        return One(wire.INCR, checked(key), finish, value=value, timeout_s=timeout_s, ack=self._level(ack))
 
     @operation
     def append(
@@ -209,7 +230,8 @@ class KeyOperations:
     ) -> One[int]:
         """Append `piece` to the str or bytes under `key`; returns the new length. A missing key becomes the piece.
 
-        Raises WrongType if the value is of another type than the piece, TooLarge beyond the limit of a value.
+        A key that expires still does. Raises WrongType if the value is of another type than the piece, TooLarge beyond
+        the limit of a value.
 
         >>> kv.append("log", "one "), kv.append("log", "two"), kv.get("log")
         (4, 7, 'one two')
@@ -217,16 +239,67 @@ class KeyOperations:
         if type(piece) not in (str, bytes):
             raise UsageError(f"a piece must be str or bytes, not {type(piece).__name__}")
 
-        def finish(answer: Answer, _: NameOf) -> int:
-            check_status(answer, key)
+        def finish(answer: Answer, name_of: NameOf) -> int:
+            check_status(answer, key, name_of)
             return int(answer.value)
 
         value = self._codec.encode(piece)
-        return One(wire.APPEND, _checked(key), finish, value=value, timeout_s=timeout_s, ack=self._level(ack))
+        return One(wire.APPEND, checked(key), finish, value=value, timeout_s=timeout_s, ack=self._level(ack))
+
+    @operation
+    def touch(
+        self, key: Key, ttl_s: float, *, timeout_s: float | None = None, ack: str | None = None
+    ) -> One[PutResult | None]:
+        """Have `key` expire in `ttl_s` seconds from now, and keep its value; None where there is no such key.
+
+        It counts as a change: the key has a new version then.
+
+        >>> put = kv.put("session", "ada", ttl_s=60)
+        >>> kv.touch("session", 600).version > put.version, kv.ttl("session") > 599
+        (True, True)
+        >>> kv.touch("no such key", 600) is None
+        True
+        """
+        return self._touch(key, lifetime_ms(ttl_s, required=True), timeout_s, ack)
+
+    @operation
+    def persist(
+        self, key: Key, *, timeout_s: float | None = None, ack: str | None = None
+    ) -> One[PutResult | None]:
+        """Have `key` stay for ever, and keep its value; None where there is no such key. It counts as a change.
+
+        >>> put = kv.put("session", "ada", ttl_s=60)
+        >>> kv.persist("session").version > put.version, kv.ttl("session")
+        (True, inf)
+        """
+        return self._touch(key, 0, timeout_s, ack)
+
+    @operation
+    def ttl(self, key: Key, *, timeout_s: float | None = None) -> One[float | None]:
+        """Seconds until `key` expires; `math.inf` if it never does, None where there is no such key.
+
+        >>> puts = kv.put("session", "ada", ttl_s=60), kv.put("color", "green")
+        >>> 59 < kv.ttl("session") <= 60, kv.ttl("color"), kv.ttl("no such key")
+        (True, inf, None)
+        """
+
+        def finish(answer: Answer, _: NameOf) -> float | None:
+            left_ms = answer.value
+            return None if left_ms is None else inf if left_ms < 0 else left_ms / 1000
+
+        return One(wire.TTL, checked(key), finish, timeout_s=timeout_s)
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
     _numbers: Codec
+
+    def _touch(self, key: Key, ttl_ms: int, timeout_s: float | None, ack: str | None) -> One[PutResult | None]:
+        def finish(answer: Answer, name_of: NameOf) -> PutResult | None:
+            return _written(answer, key, name_of)
+
+        return One(
+            wire.TOUCH, checked(key), finish, timeout_s=timeout_s, ack=self._level(ack), ttl_ms=ttl_ms
+        )
 
     def _read_op(self, read: str | None) -> int:
         return READ_OPS[self._read] if read is None else read_op(read)
@@ -240,10 +313,12 @@ class Operations(KeyOperations):
 
     @operation
     def mput(
-        self, items: Mapping[str, Any] | Mapping[bytes, Any] | Mapping[Key, Any], *, return_exceptions: bool = False,
-        timeout_s: float | None = None, ack: str | None = None,
+        self, items: Mapping[str, Any] | Mapping[bytes, Any] | Mapping[Key, Any], *, ttl_s: float | None = None,
+        return_exceptions: bool = False, timeout_s: float | None = None, ack: str | None = None,
     ) -> Many[list[PutResult]]:  # fmt: skip
         """Store many values, all nodes in parallel; results in the order of `items`. Each key is atomic by itself.
+
+        `ttl_s`: as with `put`, for all of them.
 
         Where some cannot be done the first error is raised; with `return_exceptions` each error stands in the place of
         its result instead, as with asyncio.gather.
@@ -252,16 +327,19 @@ class Operations(KeyOperations):
         [PutResult(version=..., server='server...'), PutResult(version=..., server='server...')]
         """
         keys: list[Key] = list(items)
+        ttl_ms = lifetime_ms(ttl_s)
 
         def finish(call: Call, name_of: NameOf) -> list[PutResult]:
-            versions, _, _, sources = call.columns()
+            versions, values, statuses, sources = call.columns()
             names = _names(sources, name_of)
-            return self._complete(call, list(map(_put_result, repeat(PutResult), zip(versions, names, strict=True))),
-                                  return_exceptions)  # fmt: skip
+            results: list[Any] = list(map(_put_result, repeat(PutResult), zip(versions, names, strict=True)))
+            if wire.NO_ROOM in statuses:
+                _refuse(results, values, statuses, sources, name_of, return_exceptions)
+            return self._complete(call, results, return_exceptions)
 
         return Many(
-            wire.PUT, _checked_keys(keys), finish, values=self._codec.encode_column(list(items.values())),
-            timeout_s=timeout_s, ack=self._level(ack),
+            wire.PUT, checked_keys(keys), finish, values=self._codec.encode_column(list(items.values())),
+            timeout_s=timeout_s, ack=self._level(ack), ttls=[ttl_ms] * len(keys) if ttl_ms else None,
         )  # fmt: skip
 
     @operation
@@ -284,7 +362,7 @@ class Operations(KeyOperations):
             decoded = _each_decoded(values, default, codec) if return_exceptions else decode_column(values, default)
             return self._complete(call, decoded, return_exceptions)
 
-        return Many(self._read_op(read), _checked_keys(keys), finish, timeout_s=timeout_s)
+        return Many(self._read_op(read), checked_keys(keys), finish, timeout_s=timeout_s)
 
     @operation
     def mdelete(
@@ -304,7 +382,7 @@ class Operations(KeyOperations):
             results = [DeleteResult(not status, version, name) for status, version, name in rows]
             return self._complete(call, results, return_exceptions)
 
-        return Many(wire.DELETE, _checked_keys(keys), finish, timeout_s=timeout_s, ack=self._level(ack))
+        return Many(wire.DELETE, checked_keys(keys), finish, timeout_s=timeout_s, ack=self._level(ack))
 
     @operation
     def locate(self, key: Key, *, timeout_s: float | None = None) -> Generator[Step, Any, str]:
@@ -315,7 +393,7 @@ class Operations(KeyOperations):
         >>> kv.locate("color") == kv.put("color", "green").server
         True
         """
-        _checked(key)
+        checked(key)
 
         def steps() -> Generator[Step, Any, str]:
             shard_map: ShardMap = yield LearnMap(timeout_s)
@@ -363,50 +441,29 @@ def _decoded(value: Any, default: Any, codec: Codec) -> Any:
         return error
 
 
-def read_op(read: str) -> int:
-    """The operation for a way of reading. Raises UsageError."""
-    if read not in READ_OPS:
-        raise UsageError(f'read is {read!r}, it must be "primary", "any" or "stale"')
-    return READ_OPS[read]
+def _written(answer: Answer, key: Key, name_of: NameOf) -> PutResult | None:
+    """The result of a write that may depend on a condition."""
+    if answer.status:
+        check_status(answer, key, name_of)
+        return None
+    return PutResult(answer.version, name_of(answer.source))
 
 
-def ack_level(ack: str | None) -> int:
-    """The wire's number for an acknowledgement level. Raises UsageError."""
-    if ack is None:
-        return wire.ACK_DEFAULT
-    if ack not in wire.ACK_LEVELS:
-        raise UsageError(f'ack is {ack!r}, it must be "all" or "primary"')
-    return wire.ACK_LEVELS[ack]
-
-
-def _checked(key: Key) -> Key:
-    check_keys((key,))
-    return key
-
-
-def _checked_keys(keys: Sequence[Key]) -> Sequence[Key]:
-    if isinstance(keys, str | bytes):
-        raise UsageError(f"keys are a sequence of keys, not one: write [{keys!r}]")
-    keys = list(keys)  # the caller's may change before the call is over
-    check_keys(keys)
-    return keys
-
-
-def _version(version: Any) -> int:
-    if type(version) is not int or not 0 <= version < 2**64:
-        raise UsageError(f"a version is a number that a read or a write returned, not {version!r}")
-    return version
-
-
-def _condition(if_absent: bool, if_present: bool, if_version: int | None) -> tuple[int, int | None]:
-    given = bool(if_absent) + bool(if_present) + (if_version is not None)
-    if given > 1:
-        raise UsageError("choose one of if_absent, if_present and if_version")
-    if if_absent:
-        return wire.PUT_IF_ABSENT, None
-    if if_present:
-        return wire.PUT_IF_PRESENT, None
-    return (wire.PUT, None) if if_version is None else (wire.PUT_IF_VERSION, _version(if_version))
+def _refuse(
+    results: list[Any], values: Sequence[Any], statuses: Sequence[int], sources: Sequence[int], name_of: NameOf,
+    return_exceptions: bool,
+) -> None:  # fmt: skip
+    """Put an error in the place of each write that there was no room for, or raise the first."""
+    refused = [place for place, status in enumerate(statuses) if status == wire.NO_ROOM]
+    for place in refused:
+        error = out_of_memory(values[place], sources[place], name_of)
+        if not return_exceptions:
+            if len(refused) < len(results):
+                # The call as a whole: some of it may have been done, as where any other of its operations fails.
+                error.outcome_unknown = True
+                error.add_note(f"{len(refused)} of {len(results)} operations had no room")
+            raise error
+        results[place] = error
 
 
 def _names(sources: Sequence[int], name_of: NameOf) -> Any:
@@ -415,4 +472,4 @@ def _names(sources: Sequence[int], name_of: NameOf) -> Any:
     return repeat(names[sources[0]], len(sources)) if len(names) == 1 else map(names.__getitem__, sources)
 
 
-__all__ = ["KeyOperations", "Operation", "Operations", "ack_level", "call_error", "read_op"]
+__all__ = ["KeyOperations", "Operation", "Operations", "call_error"]

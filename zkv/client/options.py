@@ -5,7 +5,7 @@ from __future__ import annotations
 from textwrap import dedent
 from typing import Any, Final
 
-from zkv.client.operations import READ_OPS, ack_level, read_op
+from zkv.client.arguments import READ_OPS, ack_level, read_op
 from zkv.core.settings import DEFAULT_MANAGER, ClusterSettings
 from zkv.errors import UsageError
 from zkv.values import RAW, TYPED, Codec

@@ -17,22 +17,38 @@ from zkv.core import wire
 if TYPE_CHECKING:
     from zkv.client.batches import Handle
     from zkv.core.client.calls import Answer, Call
+    from zkv.core.shardmap import ShardMap
 
 P = ParamSpec("P")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-NameOf = Callable[[int], str]
-"""Name of a node by its boot id."""
+
+
+class NameOf:
+    """Names of nodes by their boot ids, and where they are, as a map has them."""
+
+    __slots__ = ("_map",)
+
+    def __init__(self, shard_map: ShardMap) -> None:
+        self._map = shard_map
+
+    def __call__(self, boot: int) -> str:
+        return self._map.name_of(boot)
+
+    def endpoint(self, boot: int) -> str | None:
+        """Where a node is to be found; None for one that has left the map."""
+        member = self._map.members.get(boot)
+        return None if member is None else member.endpoint
 
 
 class One(Generic[T_co]):
     """One operation on one key."""
 
-    __slots__ = ("ack", "finish", "key", "op", "operand", "timeout_s", "value")
+    __slots__ = ("ack", "finish", "key", "op", "operand", "timeout_s", "ttl_ms", "value")
 
     def __init__(
         self, op: int, key: str | bytes, finish: Callable[[Answer, NameOf], T_co], *, value: Any = None,
-        operand: int | None = None, timeout_s: float | None = None, ack: int = wire.ACK_DEFAULT,
+        operand: int | None = None, timeout_s: float | None = None, ack: int = wire.ACK_DEFAULT, ttl_ms: int = 0,
     ) -> None:  # fmt: skip
         self.op = op
         self.key = key
@@ -43,17 +59,19 @@ class One(Generic[T_co]):
         self.operand = operand
         self.timeout_s = timeout_s
         self.ack = ack
+        self.ttl_ms = ttl_ms
+        """0: for ever."""
 
 
 class Many(Generic[T_co]):
     """Operations that go in together."""
 
-    __slots__ = ("ack", "finish", "keys", "op", "operands", "timeout_s", "values")
+    __slots__ = ("ack", "finish", "keys", "op", "operands", "shards", "timeout_s", "ttls", "values")
 
     def __init__(
         self, op: int | bytes, keys: Sequence[str | bytes], finish: Callable[[Call, NameOf], T_co], *,
         values: Sequence[Any] | None = None, operands: Sequence[int] | None = None, timeout_s: float | None = None,
-        ack: int = wire.ACK_DEFAULT,
+        ack: int = wire.ACK_DEFAULT, ttls: Sequence[int] | None = None, shards: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         self.op = op
         """One for all, or one for each: then those on one key take effect in their order."""
@@ -64,6 +82,10 @@ class Many(Generic[T_co]):
         self.operands = operands
         self.timeout_s = timeout_s
         self.ack = ack
+        self.ttls = ttls
+        """Milliseconds to live, 0: for ever; None: no operation gives any."""
+        self.shards = shards
+        """Of operations on whole shards, whose keys are prefixes; None: those of the keys."""
 
 
 class LearnMap:
@@ -85,7 +107,37 @@ class Pause:
         self.seconds = seconds
 
 
-Step = One[Any] | Many[Any] | LearnMap | Pause | Generator[Any, Any, Any]
+class Begin:
+    """A step of a procedure: start a call and don't wait for it; its outcome is a *standing call*: it has `call`, and
+    says `done`."""
+
+    __slots__ = ("plan",)
+
+    def __init__(self, plan: Many[Any]) -> None:
+        self.plan = plan
+
+
+class AnyOf:
+    """A step of a procedure: wait until one of these standing calls is done or given up, or some time has passed; its
+    outcome is the map. Raises Unavailable where they belong to a connection that is no more: they are lost then."""
+
+    __slots__ = ("seconds", "standing")
+
+    def __init__(self, standing: Sequence[Any], seconds: float) -> None:
+        self.standing = standing
+        self.seconds = seconds
+
+
+class GiveUp:
+    """A step of a procedure: nobody wants these standing calls any more; whoever waits for them does so no longer."""
+
+    __slots__ = ("standing",)
+
+    def __init__(self, standing: Sequence[Any]) -> None:
+        self.standing = standing
+
+
+Step = One[Any] | Many[Any] | LearnMap | Pause | Begin | AnyOf | GiveUp | Generator[Any, Any, Any]
 """What a procedure may do next; another procedure, too."""
 Procedure = Generator[Step, Any, T]
 """Several steps, each sent the outcome of the one before: the third kind of plan."""

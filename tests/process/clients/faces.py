@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
-from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar, cast
@@ -61,7 +61,7 @@ class Face:
 
 
 class Awaited:
-    """An asynchronous client, or a pipeline or lock of one, with the blocking look."""
+    """An asynchronous client, or a pipeline, lock, watch or scan of one, with the blocking look."""
 
     def __init__(self, inner: Any, runner: asyncio.Runner) -> None:
         self.inner = inner
@@ -70,7 +70,9 @@ class Awaited:
     def _settled(self, result: Any) -> Any:
         if inspect.isawaitable(result):
             result = self.runner.run(cast("Coroutine[Any, Any, Any]", result))
-        return Awaited(result, self.runner) if isinstance(result, AsyncPipeline | AsyncLock) else result
+        if isinstance(result, AsyncPipeline | AsyncLock | AsyncIterator):  # watches and scans are iterators
+            return Awaited(result, self.runner)
+        return result
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.inner, name)
@@ -80,6 +82,18 @@ class Awaited:
 
     def __len__(self) -> int:
         return len(self.inner)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        async def step() -> Any:
+            return await anext(self.inner)
+
+        try:
+            return self.runner.run(step())
+        except StopAsyncIteration:
+            raise StopIteration from None
 
     def __repr__(self) -> str:
         return repr(self.inner)

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+import zkv.client.watching
 import zkv.core.client.client
 import zkv.net.client
 from zkv import AsyncClient, Client, ClosedError, TimedOut, UsageError
@@ -162,6 +163,35 @@ def interrupted_among_others(endpoint: str, number: int) -> bool:
     return number < HOST_LINES
 
 
+def interrupted_watching(endpoint: str, number: int) -> bool:
+    """Ctrl-C in a thread that waits for events: it may take the event along that was in its hands, and no other."""
+    with Client(endpoint, timeout_s=1.0) as writer:
+        kv = Client(endpoint, timeout_s=1.0)
+        kv.put("key", 1)
+        events = kv.watch("key")
+        written = [writer.put("key", 1).version for _ in range(3)]
+        line = Line(number, HOST | {zkv.client.watching.__file__}, KeyboardInterrupt())
+        seen = []
+        try:
+            with line:
+                seen += [events.poll(1.0), events.poll(1.0)]
+        except KeyboardInterrupt:
+            seen.clear()  # nobody knows how far it came: the rest must follow on each other
+        line.error = None  # nor are the frames kept that it passed
+        what = f"interrupted at {line.where}"
+        written.append(writer.put("key", 1).version)
+        for turn in range(len(written)):
+            seen.append(ended(start(lambda: events.poll(1.0)), f"{what}: event {turn} afterwards"))
+            if seen[-1] is not None and seen[-1].version == written[-1]:
+                break
+        versions = [event.version for event in seen if event is not None]
+        if versions != written[-len(versions) :] or len(versions) < (len(written) if not line.where else 1):
+            raise Found(f"{what}: {written} were written, {versions} were told")
+        ended(start(events.close), f"{what}: closing the watch")
+        works(kv, what)
+    return bool(line.where)
+
+
 def overtaken(endpoint: str, number: int) -> bool:
     """A thread is held at a line of its call while others come; one of them may have to wait for it."""
     kv = Client(endpoint, timeout_s=1.0)
@@ -241,7 +271,9 @@ def forked(endpoint: str, number: int) -> bool:
     return False
 
 
-SCHEDULES: Final = (interrupted_alone, interrupted_among_others, overtaken, closed_meanwhile, loop_ended, forked)
+SCHEDULES: Final = (
+    interrupted_alone, interrupted_among_others, interrupted_watching, overtaken, closed_meanwhile, loop_ended, forked,
+)  # fmt: skip
 
 
 def main() -> int:

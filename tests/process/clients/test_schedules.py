@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[3]
 SCHEDULES = {
     "interrupted_alone": "an interrupt takes the wheel along, or leaves half a step in the core",
     "interrupted_among_others": "the same, and an interrupt between a step and waking those it was for",
+    "interrupted_watching": "an interrupt leaves questions under way that nobody listens for, or tells events twice",
     "overtaken": "the inbox changes while one who leaves looks through it",
     "closed_meanwhile": "a call that comes while the sockets are closed sleeps for ever",
     "loop_ended": "what was scheduled in a loop that ended is waited for ever after",
