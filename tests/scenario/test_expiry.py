@@ -158,6 +158,22 @@ def test_rule_28_a_backup_that_takes_no_more_does_not_keep_the_expired_alive(mon
     assert bench.held_by("B", S2) is None, "what nobody met goes once there is room"
 
 
+def test_rule_28_a_backup_that_takes_no_more_is_sent_no_more_of_what_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(s="PB", t="PC")
+    keys = [f"k{number}" for number in range(60) if shard_of(f"k{number}", 2) == 0][:20]
+    bench.put("P", keys, ["v"] * 20, ttls=[100 + 10 * number for number in range(20)])
+    monkeypatch.setattr(streams, "WINDOW_BATCHES", 3)
+    deaf = bench.drop("P", "B", "BATCH")
+    for number in range(3):
+        bench.put("P", S3, number)
+    bench.advance(400)
+    assert len(bench.node("P").local.outgoing[bench.boot("B")].unacked) == 3
+    bench.heal(deaf)
+    bench.advance(1500)
+    assert bench.get("P", keys).results == [None] * 20
+    assert not set(keys) & set(bench.node("B").local.store.tables[0])
+
+
 # --- backups ---------------------------------------------------------------------------------------------------------
 
 

@@ -255,7 +255,7 @@ def test_nothing_of_a_tail_is_told_before_the_takeover_is_over() -> None:
     assert watcher.read("B") == [("put", S, "v")]
 
 
-def test_a_learner_that_became_primary_knows_what_came_since_it_subscribed() -> None:
+def test_a_learner_that_became_primary_knows_what_came_before_it_and_since() -> None:
     bench = Bench(s="PB", t="BP", others="L")
     bench.put("P", [S, S2], ["old", "old"])
     early = Watcher(bench, "P")
@@ -272,7 +272,23 @@ def test_a_learner_that_became_primary_knows_what_came_since_it_subscribed() -> 
     bench.advance(100)
     bench.put("L", S2, 7)
     assert [value for _, _, value in watcher.read("L")] == [2, 3, 4, 5, 6, 7]
-    assert early.ask("L").status == "GONE", "it never had what came before"
+    assert [value for _, _, value in early.read("L")] == [1, 2, 3, 4, 5, 6, 7], "it inherited what came before"
+
+
+def test_a_history_is_inherited_as_far_as_it_reaches() -> None:
+    bench = Bench(s="PB", t="BP", others="L", history_bytes=3000)
+    early = Watcher(bench, "P")
+    for number in range(40):
+        bench.put("P", S, number)
+    late = Watcher(bench, "P")
+    bench.put("P", S, "last")
+    bench.change(s="PB+L")
+    bench.advance(200)
+    assert bench.filled == {"s": {"L"}}
+    bench.change(s="L")
+    bench.advance(1000)
+    assert late.read("L") == [("put", S, "last")]
+    assert early.ask("L").status == "GONE", "nor did P know it any more"
 
 
 def test_a_token_at_which_a_learner_was_activated_is_not_gone() -> None:

@@ -162,3 +162,71 @@ def test_shards_that_nobody_asks_for_are_tracked_no_more() -> None:
     assert set(world.history.tracks) == {2}
     world.add([0, 1, 2], ["a", "b", "c"], ["v"] * 3)
     world.check(0, 0)
+
+
+# --- what a learner is told of the past ------------------------------------------------------------------------------
+
+
+def told(world: Modelled, learner: History, shards: list[int], piece: int) -> None:
+    """The past of `world` arrives at a learner whose copies begin at the present positions."""
+    floors = {shard: world.history.floor(shard) for shard in shards}
+    rows = [row for some, _ in world.history.past(shards) for row in some]
+    for start in range(0, len(rows) + 1, piece):
+        for shard in shards:
+            learner.inherit(shard, floors[shard], [event for at, event in rows[start : start + piece] if at == shard])
+
+
+def check_learner(world: Modelled, learner: History, rng: random.Random) -> None:
+    """Whatever the learner does not call gone it knows completely."""
+    for shard in range(SHARDS):
+        known = [event.version for event in world.events[shard]]
+        for token in {0, world.floor(shard), world.version, *rng.choices(known or [0], k=5)}:
+            learner.track({shard: token}, 0.0)
+            if token >= learner.tracks[shard].floor:
+                expected = [event for event in world.events[shard] if event.version > token]
+                assert list(learner.tracks[shard].after(token)) == expected
+
+
+@pytest.mark.parametrize("limit_bytes", [1, 3000, 20_000, 10**9])
+@pytest.mark.parametrize("seed", range(8))
+def test_what_a_learner_inherits_has_no_gap(seed: int, limit_bytes: int) -> None:
+    rng = random.Random(seed)
+    world = Modelled(rng.choice((3000, 20_000, 10**9)))
+    learner = History(limit_bytes)
+    positions = dict.fromkeys(range(SHARDS), 0)
+    for _ in range(3):
+        for _ in range(60):
+            write_something(world, rng)
+        for shard in range(SHARDS):
+            learner.begin(shard, world.positions[shard])
+            positions[shard] = world.positions[shard]
+        told(world, learner, list(range(SHARDS)), rng.choice((1, 3, 100)))
+        check_learner(world, learner, rng)
+        for _ in range(rng.randrange(30)):  # by the subscription
+            write_something(world, rng)
+            part = list(world.history.since(world.history.count - 1))[0]
+            learner.before(positions)
+            positions.update(zip(part.shards, part.versions, strict=True))
+            learner.add(part, 0)
+        check_learner(world, learner, rng)
+
+
+def test_a_learner_with_room_knows_all_that_is_known() -> None:
+    rng = random.Random(1)
+    world = Modelled(10**9)
+    for _ in range(100):
+        write_something(world, rng)
+    learner = History(10**9)
+    for shard in range(SHARDS):
+        learner.begin(shard, world.positions[shard])
+    told(world, learner, [0, 2], 7)
+    assert [learner.floor(shard) for shard in range(SHARDS)] == [0, world.positions[1], 0]
+    check_learner(world, learner, rng)
+
+
+def test_a_past_that_ends_above_the_beginning_takes_nothing_away() -> None:
+    """Whoever fills has forgotten what was before; the learner knows all since it subscribed."""
+    learner = History(10**9)
+    learner.begin(0, 50)
+    learner.inherit(0, 70, [])
+    assert learner.floor(0) == 50

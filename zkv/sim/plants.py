@@ -618,6 +618,13 @@ def watches_believe_in_any_history(patch: Patch) -> None:
 
 
 @plant
+def watches_inherit_nothing(patch: Patch) -> None:
+    """A copy that was filled believes that it knows the history from before, and was told nothing of it."""
+    former = patch.set(History, "inherit", None)
+    patch.set(History, "inherit", lambda self, shard, floor, events: former(self, shard, floor, ()))
+
+
+@plant
 def watches_tokens_run_ahead(patch: Patch) -> None:
     """A token names the newest entry, committed or not."""
     former = patch.set(Watching, "_answer", None)

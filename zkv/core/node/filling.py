@@ -4,7 +4,8 @@ Theory of operation. A learner is named by an epoch of the map. When the primary
 epoch nothing of it is uncommitted; from the activation on the learner is sent all that the backups are sent, in its
 numbered stream (*subscribe first*). Then, in the same stream and so in one order with the writes:
 
-1. *Sessions*: what this primary remembers of its clients, one row a client, watermark included.
+1. *Sessions*: what this primary remembers of its clients, one row a client, watermark included; and its *history*, so
+   that watches can go on at the new copy.
 2. *Chunks*: the entries, tombstones too, as they are when the chunk is made. A key that is written between two chunks
    comes by the subscription; the learner keeps whatever is newer.
 3. *Join*: every chunk is acknowledged and the learner grants leases: from here on its acknowledgements are required,
@@ -30,8 +31,9 @@ from typing import Any, Final
 
 from zkv.core import wire
 from zkv.core.node.groups import Group
+from zkv.core.node.history import Event
 from zkv.core.node.local import MANAGER, Local
-from zkv.core.node.serving import FILL_PART, SESSIONS_PART, Serving
+from zkv.core.node.serving import FILL_PART, HISTORY_PART, SESSIONS_PART, Serving
 from zkv.core.node.sizes import size_of
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -64,7 +66,8 @@ class Fill:
     """One learner of one group, on its way to being in sync."""
 
     __slots__ = (
-        "all_sent", "group", "joined", "keys", "last_seq", "learner", "left_keys", "outstanding", "pieces", "reported",
+        "all_sent", "group", "joined", "keys", "last_seq", "learner", "left_keys", "outstanding", "past", "pieces",
+        "reported",
         "sent", "shard", "shards",
     )  # fmt: skip
 
@@ -77,6 +80,8 @@ class Fill:
         """Those of this round still to come."""
         self.pieces: Iterator[tuple[list[Any], int]] = iter(())
         """What is still to be sent of sessions, for the shards of this round; see `_pieces`."""
+        self.past: Iterator[bytes] = iter(())
+        """What is still to be sent of the history of these shards; see `_past`."""
         self.shard = -1
         """The one being sent, with what is left of its keys."""
         self.keys: Iterator[Any] = iter(())
@@ -191,6 +196,8 @@ class Filling:
         while True:
             if sessions := self._session_rows(fill):
                 return sessions
+            if past := next(fill.past, None):
+                return past
             if fill.shard in fill.group.shards and (chunk := self._entries(fill)):
                 return chunk
             if not self._next_shard(fill):
@@ -209,6 +216,7 @@ class Filling:
             fill.sent.update(fresh)
             fill.shards.extend(fresh)
             fill.pieces = self._pieces(fill)
+            fill.past = self._past(fill, fresh)
             fill.shard = -1
             fill.left_keys = sum(len(self.local.store.tables[shard]) for shard in fresh)
             return True
@@ -254,6 +262,25 @@ class Filling:
                     yield [client, session.watermark, records], looked
                     records, looked = [], 1
             yield [client, session.watermark, records], looked
+
+    def _past(self, fill: Fill, shards: list[int]) -> Iterator[bytes]:
+        """Batches with what is remembered of these shards from before the learner subscribed. (A shard that has left
+        the fill by then is refused by its epoch.)"""
+        history, map_shards = self.local.history, self.local.map.shards
+        epochs = [map_shards[shard].epoch for shard in shards]
+        head = wire.pack_u64(shards), wire.pack_u64(epochs), wire.pack_u64(map(history.floor, shards))
+        upto = self.local.store.committed
+        rows: list[tuple[int, Event]] = []
+        looked = size = 0
+        for some, cost in history.past(shards):
+            rows += [(shard, event) for shard, event in some if event.version <= upto[shard]]
+            looked += cost
+            size += sum(size_of(event.key) + size_of(event.value) + ENTRY_BYTES for _, event in some)
+            if looked >= CHUNK_ENTRIES or size >= CHUNK_BYTES:
+                if rows:
+                    yield _history_part(head, rows)
+                rows, looked, size = [], 0, 0
+        yield _history_part(head, rows)
 
     def _entries(self, fill: Fill) -> bytes | None:
         """The next entries of the shard that is being sent, as they are now."""
@@ -349,3 +376,13 @@ class Filling:
                 del reports[shard]
             if not reports:
                 del self._unreported[learner]
+
+
+def _history_part(head: tuple[bytes, bytes, bytes], rows: list[tuple[int, Event]]) -> bytes:
+    events = [event for _, event in rows]
+    columns = (
+        wire.pack_u64(shard for shard, _ in rows), wire.pack_u64(event.version for event in events),
+        bytes(event.kind for event in events), [event.key for event in events], [event.value for event in events],
+        wire.pack_u64(event.expires_ms for event in events),
+    )  # fmt: skip
+    return wire.pack([[HISTORY_PART, *head, *columns]])

@@ -7,12 +7,22 @@ sides know the same epochs. Only around a change of the map is each entry compar
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from zkv.core import wire
+from zkv.core.node.history import Event
 from zkv.core.node.local import Address, Local
-from zkv.core.node.serving import ACTIVE_PART, ADOPT_PART, DROP_PART, FILL_PART, SESSIONS_PART, WRITES_PART
+from zkv.core.node.serving import (
+    ACTIVE_PART,
+    ADOPT_PART,
+    DROP_PART,
+    FILL_PART,
+    HISTORY_PART,
+    SESSIONS_PART,
+    WRITES_PART,
+)
 from zkv.core.node.sessions import SessionPart
 from zkv.core.node.store import Row
 from zkv.core.node.streams import InStream
@@ -73,6 +83,8 @@ class Following:
                 self._drop(header, wire.unpack_u16(item[1]), wire.unpack_u64(item[2]), item[3])
             elif kind == FILL_PART:
                 self._fill(stream, header.sender, seq, *item[1:])
+            elif kind == HISTORY_PART:
+                self._inherit(stream, header.sender, seq, *item[1:])
             elif kind == SESSIONS_PART:
                 self._take_sessions(stream, header.sender, seq, item)
         if parts:
@@ -103,6 +115,10 @@ class Following:
         shards: Sequence[int] = wire.unpack_u16(shard_column)
         versions: Sequence[int] = wire.unpack_u64(version_column)
         until = None if expiries is None else wire.unpack_u64(expiries)
+        given = [column for column in (indices, results, until) if column is not None]
+        columns = shards, versions, keys, values, *given
+        if len(set(map(len, columns))) != 1:
+            raise Malformed("outcomes whose columns differ in length")  # before anything of them is applied
         part = Part(client, batch, watermark, indices, shards, versions, keys, values, results, until)
         if header.map_version != local.map.version:
             accepted = self._unfenced(stream, header.sender, seq, shards, versions)
@@ -181,6 +197,24 @@ class Following:
             self.local.fired["chunks taken"] += 1
         else:
             self._refuse(stream, shard, seq)
+
+    def _inherit(
+        self, stream: InStream, sender: int, seq: int, shards: Any, epochs: Any, floors: Any, *columns: Any
+    ) -> None:
+        """What happened in shards that we learn before we began to."""
+        rows_shards, versions, kinds, keys, values, expiries = columns
+        events: dict[int, list[Event]] = defaultdict(list)
+        for shard, *event in zip(
+            wire.unpack_u64(rows_shards), wire.unpack_u64(versions), kinds, keys, values, wire.unpack_u64(expiries),
+            strict=True,
+        ):  # fmt: skip
+            events[shard].append(Event(*event))
+        numbers = wire.unpack_u64(shards), wire.unpack_u64(epochs), wire.unpack_u64(floors)
+        for shard, epoch, floor in zip(*numbers, strict=True):
+            if not self._current(sender, shard, epoch):
+                self._refuse(stream, shard, seq)
+            elif self.local.boot in self.local.map.shards[shard].learners:
+                self.local.history.inherit(shard, max(floor, self.local.life_begins(shard)), events[shard])
 
     def _take_sessions(self, stream: InStream, sender: int, seq: int, item: Sequence[Any]) -> None:
         """What the primary remembers of its clients, as far as it concerns shards that we learn (SAFETY 23)."""

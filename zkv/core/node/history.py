@@ -3,7 +3,8 @@
 Every replica keeps it, primary or backup: a watch that goes on at another node finds there what it has not seen. It
 costs nothing per operation: a part is appended as the columns it already is. Parts lie in *segments*; when there are
 too many the oldest goes as a whole. Each segment knows the positions of all shards at its beginning, so it is known,
-shard by shard, from which version on nothing is missing: the *floor*. Below it a watch is lost (`WatchLost`).
+shard by shard, from which version on nothing is missing: the *floor*. Below it a watch is lost (`WatchLost`). A copy
+that is filled inherits the history of whoever fills it, so watches survive that shards move.
 
 For shards that are being watched the events are also kept by shard (*tracks*), within the same bounds.
 """
@@ -12,12 +13,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from zkv.core import wire
+from zkv.core.node.sizes import size_of
 from zkv.core.node.tails import Part
 
 SEGMENTS: Final = 8
@@ -52,6 +54,17 @@ class _Segment:
         self.bytes = 0
 
 
+class _Inheritance:
+    """What is known of a shard from before its present copy."""
+
+    __slots__ = ("bytes", "events", "floor")
+
+    def __init__(self, floor: int) -> None:
+        self.floor = floor
+        self.events: list[Event] = []
+        self.bytes = 0
+
+
 _version_of: Final = attrgetter("version")
 
 
@@ -75,12 +88,16 @@ class History:
     """The last parts that this node applied, in their order, at most about `limit_bytes` of them."""
 
     def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
         self._segment_bytes = max(1, limit_bytes // SEGMENTS)
         self._segments: deque[_Segment] = deque()
         self._count = 0
         """Parts so far."""
         self._begun: dict[int, tuple[int, int]] = {}
         """shard -> (number of the part, version) from which on its present copy has a history."""
+        self._inherited: dict[int, _Inheritance] = {}
+        """By shard, what was told of the time before its present copy."""
+        self._inherited_bytes = 0
         self.tracks: dict[int, Track] = {}
         self.touched: set[int] = set()
         """Tracked shards that got events since somebody looked."""
@@ -115,6 +132,7 @@ class History:
     def begin(self, shard: int, version: int) -> None:
         """The copy of `shard` was cleared, or begins anew: nothing before `version` is known of it."""
         self._begun[shard] = self._count, version
+        self._disinherit(shard)
         track = self.tracks.pop(shard, None)
         if track is not None:
             self.touched.add(shard)  # whoever waits for it is to look again
@@ -122,8 +140,61 @@ class History:
     def floor(self, shard: int) -> int:
         """The version after which every event of `shard` is known."""
         number, version = self._begun.get(shard, (0, 0))
-        oldest = self._segments[0] if self._segments else None
-        return version if oldest is None or oldest.first < number else max(version, oldest.floors[shard])
+        if not self._reaches_back_to(number):
+            return max(version, self._segments[0].floors[shard])
+        inherited = self._inherited.get(shard)
+        return version if inherited is None else inherited.floor
+
+    def _reaches_back_to(self, number: int) -> bool:
+        """Whether every part from that number on is remembered."""
+        return not self._segments or self._segments[0].first <= number
+
+    def inherit(self, shard: int, floor: int, events: Iterable[Event]) -> None:
+        """The history of a shard before its present copy began, or a piece of it, from whoever fills us: all that lies
+        above `floor`. All of it takes no more than our own: of what is too much the older half goes."""
+        number, version = self._begun.get(shard, (0, 0))
+        if (not number and not version) or not self._reaches_back_to(number):
+            return  # this copy has been here from the beginning, or has forgotten its own beginning
+        inherited = self._inherited.setdefault(shard, _Inheritance(floor))
+        for event in events:
+            if inherited.floor < event.version <= version:
+                inherited.events.append(event)
+                size = ROW_BYTES + size_of(event.value)
+                inherited.bytes += size
+                self._inherited_bytes += size
+        while self._inherited_bytes > self._limit_bytes:
+            self._shorten(max(self._inherited, key=lambda one: self._inherited[one].bytes))
+
+    def _shorten(self, shard: int) -> None:
+        """Forget the older half of what was inherited of a shard."""
+        inherited = self._inherited[shard]
+        forgotten = inherited.events[: (len(inherited.events) + 1) // 2]
+        size = sum(ROW_BYTES + size_of(event.value) for event in forgotten)
+        inherited.floor = forgotten[-1].version
+        del inherited.events[: len(forgotten)]
+        inherited.bytes -= size
+        self._inherited_bytes -= size
+
+    def _disinherit(self, shard: int) -> None:
+        inherited = self._inherited.pop(shard, None)
+        if inherited is not None:
+            self._inherited_bytes -= inherited.bytes
+
+    def past(self, shards: Collection[int]) -> Iterator[tuple[list[tuple[int, Event]], int]]:
+        """For whoever is filled with these: what is known of them now, oldest first, and how many rows were looked at
+        for it. What is trimmed meanwhile is kept until the end."""
+        inherited = [(shard, self._inherited[shard].events) for shard in shards if shard in self._inherited]
+        numbered = (enumerate(segment.parts, segment.first) for segment in self._segments)
+        parts = [row for rows in numbered for row in rows]
+        begun = {shard: self._begun.get(shard, (0, 0))[0] for shard in shards}
+        for shard, events in inherited:
+            yield [(shard, event) for event in events], len(events)
+        for number, part in parts:
+            if begun.keys().isdisjoint(part.shards):
+                yield [], 1
+            else:
+                rows = [row for row in _events(part) if number >= begun.get(row[0], self._count)]
+                yield rows, len(part.shards)
 
     def track(self, tokens: Mapping[int, int], now_ms: float) -> None:
         """Keep the events of these shards, each at least from a version on, as far as they are known."""
@@ -136,6 +207,11 @@ class History:
                 known.used_ms = now_ms
         if not lacking:
             return
+        for shard, track in lacking.items():
+            inherited = self._inherited.get(shard)
+            if inherited is not None:
+                track.events += [event for event in inherited.events if event.version > track.floor]
+                self.touched.add(shard)
         for place, segment in enumerate(self._segments):
             after = next(iter(islice(self._segments, place + 1, None)), None)
             if after is not None and all(after.floors[shard] <= track.floor for shard, track in lacking.items()):
@@ -162,7 +238,9 @@ class History:
                 self.touched.add(shard)
 
     def _trim(self) -> None:
-        """The oldest segment has gone: so do the events that came by it."""
+        """The oldest segment has gone: so do the events that came by it, and what lay before them."""
+        for shard in [shard for shard in self._inherited if not self._reaches_back_to(self._begun[shard][0])]:
+            self._disinherit(shard)
         for shard, track in self.tracks.items():
             track.floor = max(track.floor, self.floor(shard))
             del track.events[: bisect_right(track.events, track.floor, key=_version_of)]

@@ -25,6 +25,7 @@ ACTIVE_PART: Final = 2
 DROP_PART: Final = 3
 FILL_PART: Final = 4
 SESSIONS_PART: Final = 5
+HISTORY_PART: Final = 6
 """Kinds of parts in a batch, docs/PROTOCOL.md."""
 
 HELD_LIMIT: Final = 16_384
