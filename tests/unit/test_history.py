@@ -204,7 +204,7 @@ def test_what_a_learner_inherits_has_no_gap(seed: int, limit_bytes: int) -> None
         check_learner(world, learner, rng)
         for _ in range(rng.randrange(30)):  # by the subscription
             write_something(world, rng)
-            part = list(world.history.since(world.history.count - 1))[0]
+            part = next(iter(world.history.since(world.history.count - 1)))
             learner.before(positions)
             positions.update(zip(part.shards, part.versions, strict=True))
             learner.add(part, 0)

@@ -153,8 +153,8 @@ class History:
         """The history of a shard before its present copy began, or a piece of it, from whoever fills us: all that lies
         above `floor`. All of it takes no more than our own: of what is too much the older half goes."""
         number, version = self._begun.get(shard, (0, 0))
-        if (not number and not version) or not self._reaches_back_to(number):
-            return  # this copy has been here from the beginning, or has forgotten its own beginning
+        if floor >= version or not self._reaches_back_to(number):
+            return  # there is nothing before this copy's beginning, or it is forgotten itself
         inherited = self._inherited.setdefault(shard, _Inheritance(floor))
         for event in events:
             if inherited.floor < event.version <= version:
