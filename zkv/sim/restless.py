@@ -111,7 +111,7 @@ def limits(rng: random.Random) -> Iterator[None]:
         (choosing, "HEDGE_SHARE", rng.choice((0.05, 1.0))),
         (retrying, "RETRY_BURST", rng.choice((2.0, 100.0, 100.0))),
         (walks, "PAGE_KEYS", rng.choice((1, 2, 512))),
-        (walks, "SORTED_AT_ONCE", rng.choice((1, 3, 2048))),
+        (walks, "SORTED_AT_ONCE", rng.choice((4, 10, 2048))),
         (walks, "WALKS_LIMIT", rng.choice((1, 256))),
         (expiring, "RECLAIMED_AT_ONCE", rng.choice((1, 512))),
         (room, "EVICTED_AT_ONCE", rng.choice((8, 4096))),
