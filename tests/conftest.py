@@ -12,7 +12,8 @@ pytest_plugins = ["pytester"]  # for the tests of our own plugin; here, as pytes
 
 # No test may fail because the machine is busy: hypothesis' deadline is a timed assertion.
 settings.register_profile("zkv", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("zkv")
+settings.register_profile("zkv-brief", settings.get_profile("zkv"), max_examples=50)
+settings.load_profile("zkv" if os.environ.get("ZKVTEST_FULL") else "zkv-brief")
 
 # A shell without job control starts background jobs with SIGINT ignored, and children inherit that: Ctrl-C, which some
 # tests send, would then do nothing.

@@ -78,6 +78,7 @@ def test_a_scan_that_is_left_and_one_that_goes_on_while_keys_change(kv: Client) 
     assert max(seen.values()) == 1
 
 
+@pytest.mark.slow
 def test_every_key_that_lives_is_seen_once_while_nodes_die_and_shards_move(face: Face) -> None:
     with LocalCluster(nodes=5, replicas=3, shards=64) as cluster, face.open(cluster.manager, timeout_s=WAIT_S) as kv:
         keys = {f"key{number}" for number in range(MANY)}

@@ -28,7 +28,11 @@ SCHEDULES = {
 """Schedules, and how a client could break in them."""
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+LONG = ("interrupted_watching", "closed_meanwhile")
+SLOW = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in SCHEDULES]
+
+
+@pytest.mark.parametrize("schedule", SLOW)
 def test_no_schedule_makes_a_client_hang(cluster: LocalCluster, schedule: str) -> None:
     program = [sys.executable, "-m", "tests.process.clients.schedules", schedule, cluster.manager]
     done = subprocess.run(

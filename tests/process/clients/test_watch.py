@@ -336,6 +336,7 @@ def test_no_gap_and_no_duplicate_while_nodes_die(face: Face) -> None:
         assert not counting.lost
 
 
+@pytest.mark.slow
 def test_no_gap_and_no_duplicate_while_shards_move(face: Face) -> None:
     """A copy that is made anew knows what happened since: who is so late says so, and nothing is left out silently."""
     with (
