@@ -48,6 +48,7 @@ bench: $(STAMP) ## Run every experiment, write results/ (about an hour; has a us
 	@$(PY) experiments/expiry.py
 	@$(PY) experiments/memory.py
 	@$(PY) experiments/scans.py
+	@$(PY) experiments/soak.py
 	@$(PY) experiments/figures.py
 
 figures: $(STAMP) ## Draw results/figures/ from results/ (no experiment is run)
