@@ -6,6 +6,7 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,6 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from zkv import LocalCluster
 from zkv.local.processes import child_environment
 
 # Inherited by every process that the tests start, however far down, also by those whose parent is gone.
@@ -119,3 +123,16 @@ def succeed(name: str, *arguments: str, **extra: str) -> str:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout
+
+
+@contextmanager
+def cluster_of_module(tmp_path_factory: pytest.TempPathFactory, **options: Any) -> Iterator[LocalCluster]:
+    """A cluster for all tests of a module, away from a developer's settings; it leaves no file."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("ZKV_")]:
+            patch.delenv(name)
+        temporary = tmp_path_factory.mktemp("tmp")
+        patch.setattr(tempfile, "tempdir", str(temporary))
+        with LocalCluster(**options) as cluster:
+            yield cluster
+        assert not [*temporary.iterdir()]

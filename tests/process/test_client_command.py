@@ -8,14 +8,23 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.process.support import WAIT_S, command, environment, eventually, gone, marked_processes, run, succeed
+from tests.process.support import (
+    WAIT_S,
+    cluster_of_module,
+    command,
+    environment,
+    eventually,
+    gone,
+    marked_processes,
+    run,
+    succeed,
+)
 from zkv import Client, LocalCluster
 
 pytestmark = [
@@ -29,14 +38,8 @@ LOCK_KEY = "zkv:lock:job"
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """One for all tests here: each uses keys of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("ZKV_")]:
-            patch.delenv(name)
-        temporary = tmp_path_factory.mktemp("tmp")
-        patch.setattr(tempfile, "tempdir", str(temporary))
-        with LocalCluster(nodes=3, replicas=2, shards=16) as cluster:
-            yield cluster
-        assert not [*temporary.iterdir()]
+    with cluster_of_module(tmp_path_factory, nodes=3, replicas=2, shards=16) as cluster:
+        yield cluster
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ import math
 import os
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,17 @@ import numpy
 import pytest
 import xxhash
 
-from tests.process.support import WAIT_S, command, environment, eventually, gone, marked_processes, run, succeed
+from tests.process.support import (
+    WAIT_S,
+    cluster_of_module,
+    command,
+    environment,
+    eventually,
+    gone,
+    marked_processes,
+    run,
+    succeed,
+)
 from zkv import Client, LocalCluster, Unavailable
 from zkv.core import wire
 from zkv.core.shardmap import shard_of
@@ -44,14 +53,8 @@ OF_ALL_TYPES: list[Any] = [
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """One for the tests here that break nothing: each begins with an empty cluster."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("ZKV_")]:
-            patch.delenv(name)
-        temporary = tmp_path_factory.mktemp("tmp")
-        patch.setattr(tempfile, "tempdir", str(temporary))
-        with LocalCluster(nodes=3, replicas=2, shards=SHARDS) as cluster:
-            yield cluster
-        assert not [*temporary.iterdir()]
+    with cluster_of_module(tmp_path_factory, nodes=3, replicas=2, shards=SHARDS) as cluster:
+        yield cluster
 
 
 @pytest.fixture(autouse=True)
