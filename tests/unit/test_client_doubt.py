@@ -6,8 +6,8 @@ import pytest
 
 from tests.unit.client_talk import A, B, C, S, T, Talk, failure_of, map_of
 from zkv.core import wire
-from zkv.core.client import calls
-from zkv.core.client.client import PULL_MS, TRY_MS
+from zkv.core.client import calls, client
+from zkv.core.client.client import HELLO_MS, PULL_MS, TRY_MS
 from zkv.core.client.retrying import BACKOFF_MAX_MS
 from zkv.core.node.local import MANAGER
 from zkv.core.shardmap import DEAD, DOWN, ShardMap
@@ -188,6 +188,25 @@ def test_a_shard_that_the_operator_gave_to_nobody_fails_clearly() -> None:
     talk.tell(ShardMap(shard_map.cluster, 2, shard_map.members, (withheld, shard_map.shards[1])))
     assert failure_of(call).kind == calls.UNAVAILABLE
     assert "no holder for shard 0" in failure_of(call).text
+
+
+def test_rule_25_what_failed_before_it_was_sent_is_never_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seed 28 of the simulator, as its walk was in November 2026."""
+    monkeypatch.setattr(client, "SMALL_OPS", 1)
+    talk = Talk(s=(A, B), t=(A, C))
+    talk.deaf.add(A)
+    call = talk.put(S, T)
+    shard_map = map_of((A, B), (A, C), 2)
+    withheld = shard_map.shards[0]._replace(withheld=True)
+    talk.tell(ShardMap(shard_map.cluster, 2, shard_map.members, (withheld, shard_map.shards[1])))
+    assert not call.failures[0].unknown
+    talk.deaf.clear()
+    talk.wait(HELLO_MS)
+    request = talk.request()
+    assert (request.keys, request.indices) == ([T], [1])
+    talk.reply(request, [5])
+    assert call.done
+    assert 1 not in call.failures
 
 
 def test_rule_27_the_level_of_acknowledgement_travels_with_the_request() -> None:

@@ -312,6 +312,11 @@ class ClientCore:
         batch = attempt.batch
         if batch.over:
             return
+        if batch.left is not None and not batch.left.issuperset(attempt.indices):
+            # Some came to their end while this waited to be sent: what was reported as not done must not be done.
+            attempt.indices = [index for index in attempt.indices if index in batch.left]
+            if not attempt.indices:
+                return
         deadline_ms = batch.deadline_ms()
         assert link.offset_ms is not None
         self._requests += 1
