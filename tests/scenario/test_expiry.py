@@ -34,8 +34,8 @@ def test_rule_28_a_read_at_or_after_the_expiry_misses() -> None:
 
 def test_rule_28_nobody_has_to_ask_for_it() -> None:
     bench = Bench(s="PBC", t="BPC")
-    bench.put("P", [S, S2, S3], ["v"] * 3, ttls=[50, 70, 0])
-    bench.advance(60)
+    bench.put("P", [S, S2, S3], ["v"] * 3, ttls=[50, 120, 0])
+    bench.advance(100)
     for pid in "PBC":
         assert [bench.held_by(pid, key) and bench.held_by(pid, key)[1] for key in (S, S2, S3)] == [None, "v", "v"]  # type: ignore[index]
     bench.advance(1000)

@@ -82,7 +82,7 @@ def test_every_kind_of_event_is_told_with_its_version() -> None:
     put = bench.put("P", [S, S2, S3], ["v", "w", "x"], ttls=[50, 0, 0])
     touch = bench.touch("P", S2, 5000)
     delete = bench.delete("P", S3)
-    bench.advance(60)
+    bench.advance(100)
     ask = watcher.ask("P")
     versions, kinds, keys, values, expiries = ask.value
     assert [NAMES[kind] for kind in kinds] == ["put", "put", "put", "put", "delete", "expire"]

@@ -202,7 +202,7 @@ def test_adopted_and_filled_entries_expire_too() -> None:
     store.fill(0, ["c", "a"], [1, 2], ["v", "old"], [8000, 9000], 0.0)
     assert store.tables[0] == {"a": (3, "v", 7000), "b": (4, "v", 0), "c": (1, "v", 8000)}
     check(store)
-    assert store.expiry.take(8000, 10) == [(0, "a"), (0, "c")]
+    assert store.expiry.take(8015, 10) == [(0, "a"), (0, "c")]
 
 
 @given(entries, st.data())

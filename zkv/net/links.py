@@ -131,9 +131,9 @@ class Links:
             address = self._addresses.get(socket)
             if address is None:
                 continue
-            if event & zmq.POLLOUT:
+            if event & sockets.WRITABLE:
                 self._flush(self._links[address])
-            if event & zmq.POLLIN:
+            if event & sockets.READABLE:
                 receive = socket.recv
                 try:
                     for _ in range(DRAIN_FRAMES):

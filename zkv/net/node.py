@@ -70,7 +70,7 @@ class NodeHost:
         frames: list[tuple[Address, bytes]] = []
         partition = self._partition
         for socket, event in events:
-            if socket is self.router and event & zmq.POLLIN:
+            if socket is self.router and event & sockets.READABLE:
                 receive = self.router.recv_multipart
                 try:
                     for _ in range(DRAIN_FRAMES):

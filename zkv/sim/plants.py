@@ -20,6 +20,7 @@ from zkv.core.manager.effects import Persist, Publish
 from zkv.core.manager.manager import Manager
 from zkv.core.node import evaluate, node, walks
 from zkv.core.node.clock import Clock
+from zkv.core.node.expiring import Expiring
 from zkv.core.node.expiry import Expiry
 from zkv.core.node.filling import Fill, Filling
 from zkv.core.node.following import Following
@@ -589,6 +590,12 @@ def rule_28_the_wall_clock_counts(patch: Patch) -> None:
 def rule_28_due_entries_forgotten_in_takeovers(patch: Patch) -> None:
     """What was due at a backup when it became primary is never deleted."""
     patch.set(Expiry, "unpark", lambda self, shard: None)
+
+
+@plant
+def rule_28_operations_do_not_look(patch: Patch) -> None:
+    """Until what is due is deleted operations show it."""
+    patch.set(Expiring, "meet", lambda self, shards, keys: None)
 
 
 @plant

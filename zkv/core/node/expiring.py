@@ -1,9 +1,10 @@
 """The primary deletes what has expired (SAFETY 28): expiry takes effect as its committed delete, and not otherwise.
 
-At the beginning of each turn what is due is deleted, a bounded number of entries at once: then no operation of the turn
-meets an entry past its expiry, and none has to look. Only where more was due than could be deleted, or where a shard
-has just been taken over, are operations compared with the clock (`meet`): they expire what they meet first, and their
-answers wait for the commit of that, as for anything they show.
+Now and then what is due is deleted, a bounded number of entries at once: replicas are told of many with one batch. In
+between operations are compared with the clock (`meet`): they expire what they meet first, and their answers wait for
+the commit of that, as for anything they show. To delete at each turn what is due would spare them the look, and be
+three times as much work: each batch is a turn of its receivers, and each acknowledgement one of the sender, in which
+something is due again.
 
 Backups keep the same wheel and delete nothing: what is due there is parked until the primary's delete comes, or until
 they are primary themselves.
@@ -23,8 +24,8 @@ from zkv.core.node.store import ABSENT
 
 RECLAIMED_AT_ONCE: Final = 512
 """Entries deleted in one turn: about a millisecond of it."""
-WAKE_MS: Final = 20.0
-"""An idle node wakes up for expiries no more often than this."""
+INTERVAL_MS: Final = 25.0
+"""Between two reclamations, unless more was due than one could take."""
 WINDOW_MS: Final = 5000.0
 """The lag that is reported is that of so long."""
 
@@ -35,18 +36,26 @@ class Expiring:
     def __init__(self, local: Local, serving: Serving) -> None:
         self.local = local
         self.serving = serving
-        self._reclaimed_ms = 0.0
+        self._reclaimed_ms = float("-inf")
+        self._caught_up_ms = float("-inf")
+        self._left = False
+        """Whether the last reclamation left something that was due."""
         self._blocked: set[int] = set()
         """Shards of ours that something is due in, while a backup is too far behind to be sent more."""
         self._lags: Counter[int] = Counter()
         """Milliseconds after its expiry -> entries deleted so late, in this window."""
         self._window_ms = 0.0
 
-    def reclaim(self) -> None:
-        """Beginning of a turn: delete what is due."""
+    def tend(self) -> None:
+        """Beginning of a turn: reclaim, if it is time."""
+        self._report_lag()
+        if self._left or self.local.now_ms >= self._reclaimed_ms + INTERVAL_MS:
+            self.reclaim()
+
+    def reclaim(self, *, exactly: bool = False) -> None:
+        """Delete what is due; by a few milliseconds more than that only if `exactly` that is asked for."""
         local, expiry = self.local, self.local.store.expiry
         cluster_ms = local.cluster_ms
-        self._report_lag()
         if not cluster_ms or not expiry.count:
             return
         self._reclaimed_ms = local.now_ms
@@ -55,7 +64,7 @@ class Expiring:
             self._blocked -= free
             for shard in sorted(free):
                 expiry.unpark(shard)
-        due = expiry.take(cluster_ms, RECLAIMED_AT_ONCE)
+        due = expiry.take(cluster_ms, RECLAIMED_AT_ONCE, exactly=exactly)
         if due:
             ours = []
             for shard, key in due:
@@ -67,12 +76,20 @@ class Expiring:
                 elif 0 < local.store.tables[shard].get(key, ABSENT)[2] <= cluster_ms:
                     ours.append((shard, key))
             self._expire(ours, cluster_ms)
+        self._left = expiry.is_over(cluster_ms) or len(due) >= RECLAIMED_AT_ONCE
+
+    def catch_up(self) -> bool:
+        """Delete all that is due; whether that is done, and no entry past its expiry is left. Once in a turn."""
+        if self._caught_up_ms != self.local.now_ms:
+            self._caught_up_ms = self.local.now_ms
+            self.reclaim(exactly=True)
+        return not self._left and not self._blocked
 
     @property
     def behind(self) -> bool:
         """Whether an operation may meet an entry past its expiry."""
         expiry = self.local.store.expiry
-        return expiry.count > 0 and (expiry.behind or bool(self._blocked))
+        return expiry.count > 0 and (bool(self._blocked) or expiry.is_behind(self.local.cluster_ms))
 
     def _is_blocked(self, shard: int) -> bool:
         group, outgoing = self.serving.group_of[shard], self.local.outgoing
@@ -121,4 +138,4 @@ class Expiring:
         if not expiry.count or not local.cluster_ms:
             return
         due_ms = local.now_ms + expiry.next_ms() - local.cluster_ms
-        wake(max(due_ms, self._reclaimed_ms + (0.0 if self.behind else WAKE_MS)))
+        wake(max(due_ms, self._reclaimed_ms + (0.0 if self._left else INTERVAL_MS)))

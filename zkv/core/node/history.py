@@ -23,6 +23,8 @@ from zkv.core.node.sizes import size_of
 from zkv.core.node.tails import Part
 
 SEGMENTS: Final = 8
+FORGOTTEN_AT_ONCE: Final = 2048
+"""Rows of a segment that has gone that are let go with each part that comes: to free all at once takes milliseconds."""
 ROW_BYTES: Final = 200
 """About what a row keeps alive besides its value: key, version, places in columns."""
 SYSTEM: Final = 0
@@ -91,6 +93,8 @@ class History:
         self._limit_bytes = limit_bytes
         self._segment_bytes = max(1, limit_bytes // SEGMENTS)
         self._segments: deque[_Segment] = deque()
+        self._gone: list[Part] = []
+        """Parts that are no longer known, until they are freed."""
         self._count = 0
         """Parts so far."""
         self._begun: dict[int, tuple[int, int]] = {}
@@ -107,8 +111,11 @@ class History:
         if not self._segments or self._segments[-1].bytes >= self._segment_bytes:
             self._segments.append(_Segment(self._count, dict(positions)))
             if len(self._segments) > SEGMENTS:
-                self._segments.popleft()
+                self._gone += self._segments.popleft().parts
                 self._trim()
+        left = FORGOTTEN_AT_ONCE
+        while self._gone and left > 0:
+            left -= len(self._gone.pop().shards)
 
     def add(self, part: Part, value_bytes: int) -> None:
         """A part was applied."""

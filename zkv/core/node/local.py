@@ -8,7 +8,7 @@ host read after it had drained its sockets (SAFETY 11).
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
@@ -46,6 +46,10 @@ class Local:
         self.store = Store(settings.shards)
         self.sessions = Sessions(settings.session_ttl_ms)
         self.tails = Tails()
+        self.spent: deque[tuple[float, Part]] = deque()
+        self.spent_elsewhere: deque[tuple[float, Part]] = deque()
+        """(when, what expired or was evicted), oldest first, as a primary and as a backup: tombstones that nobody needs
+        once they are committed."""
         self.clock = Clock(settings.drift_margin)
         self.history = History(settings.history_bytes)
         self.limit_bytes = settings.memory_limit_bytes if limit_bytes is None else limit_bytes
@@ -87,13 +91,16 @@ class Local:
         store = self.store
         self.history.before(store.positions)
         size = store.apply(part.shards, part.keys, part.versions, part.values, part.expiries)
-        if None in part.values:
+        if part.client == SYSTEM:
+            ours = self.map.shards[part.shards[0]].primary == self.boot
+            (self.spent if ours else self.spent_elsewhere).append((self.now_ms, part))
+        elif None in part.values:
             deletes = [position for position, value in enumerate(part.values) if value is None]
             store.bury(
                 [part.shards[position] for position in deletes],
                 [part.keys[position] for position in deletes],
                 [part.versions[position] for position in deletes],
-                self.now_ms, spent=part.client == SYSTEM,
+                self.now_ms,
             )  # fmt: skip
         if part.client != SYSTEM:
             self.sessions.remember(

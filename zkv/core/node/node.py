@@ -124,7 +124,7 @@ class Node:
         """One turn: handle `frames` (source, frame), drained before `now_ms` was read; returns (destination, frame)."""
         local = self.local
         local.now_ms = now_ms
-        self.expiring.reclaim()
+        self.expiring.tend()
         for source, frame in frames:
             self._receive(source, frame)
         self._end_turn()
@@ -218,9 +218,7 @@ class Node:
             self._set_up(ClusterSettings.from_wire(settings), ShardMap.empty(header.cluster))
             self.local.now_ms, self.local.out, self.local.fired = now_ms, out, fired
             self.local.clock = clock
-        knew = self.local.cluster_ms
         self.local.clock.learn(cluster_ms, self.local.now_ms)
-        self.local.store.expiry.behind |= not knew  # nobody has looked yet what is due
         endpoints = str(heartbeat_endpoint), str(map_endpoint)
         if self.contact.welcomed(*endpoints, int(manager_boot), self.local.now_ms):
             self._report_again()

@@ -31,7 +31,11 @@ HISTORY_PART: Final = 6
 HELD_LIMIT: Final = 16_384
 """Replies that may wait for commits before further requests are turned away."""
 SPENT_MS: Final = 100.0
-"""How long tombstones lie that nobody needs: by then they are committed, and the others' of the same age as well."""
+"""How long tombstones lie that nobody needs: by then they are committed."""
+SPENT_ELSEWHERE_MS: Final = 1000.0
+"""The same at a backup, before it looks whether the primary's word has come."""
+DROP_MS: Final = 25.0
+"""Between two looks at the tombstones: dropping them is told to the replicas, and better told of many at once."""
 PRESSED_PART: Final = 0.8
 """Beyond this part of the memory limit tombstones are not kept for their age."""
 COUNTER_LIMIT: Final = wire.COUNTER_MASK - 2**32
@@ -75,6 +79,7 @@ class Serving:
         self._deferred: list[tuple[int, int]] = []
         """(peer, sequence number) whose commit the streams do not learn while a shard is fenced."""
         self._sources = 0
+        self._dropped_ms = float("-inf")
 
     # --- replies ---------------------------------------------------------------------------------------------------
 
@@ -404,36 +409,65 @@ class Serving:
         local = self.local
         store, limit_bytes = local.store, local.limit_bytes
         pressed = 0 < PRESSED_PART * limit_bytes < store.bytes
+        if local.now_ms < self._dropped_ms + DROP_MS and not pressed:
+            return
+        self._dropped_ms = local.now_ms
         dropped: dict[Group, list[tuple[int, int, Any]]] = defaultdict(list)
-        self._drop(store.spent, local.now_ms - SPENT_MS, 4 * most, dropped)
+        self._drop_spent(local.spent, local.now_ms - SPENT_MS, 4 * most, dropped)
+        self._drop_spent(local.spent_elsewhere, local.now_ms - SPENT_ELSEWHERE_MS, 4 * most, dropped)
         horizon_ms = local.now_ms - (SPENT_MS if pressed else local.settings.tombstone_ms)
-        self._drop(store.graves, horizon_ms, 4 * most if pressed else most, dropped)
+        self._drop(horizon_ms, 4 * most if pressed else most, dropped)
         for group, rows in dropped.items():
             shards, versions, keys = zip(*rows, strict=True)
             self.notify(group, (DROP_PART, wire.pack_u16(shards), wire.pack_u64(versions), keys))
 
-    def _drop(
-        self, graves: deque[tuple[float, int, int, Any]], horizon_ms: float, most: int,
-        dropped: dict[Group, list[tuple[int, int, Any]]],
-    ) -> None:  # fmt: skip
-        """Drop tombstones from the head of `graves`, as far as they are older than `horizon_ms`, and committed."""
+    def _drop(self, horizon_ms: float, most: int, dropped: dict[Group, list[tuple[int, int, Any]]]) -> None:
+        """Drop tombstones of clients' deletes, as far as they are older than `horizon_ms`, and committed."""
         local, store = self.local, self.local.store
+        graves = store.graves
         for _ in range(min(most, len(graves))):
             buried_ms, shard, version, key = graves[0]
             if buried_ms > horizon_ms:
                 break
             graves.popleft()
-            if local.boot not in local.map.shards[shard].replicas:
-                continue
-            if store.tables[shard].get(key) != (version, None, 0):
-                continue
-            group = self.group_of[shard]
-            # What expired or was evicted may go: chunks, deletes and drops reach a learner in one stream, in order.
-            filling = group is not None and group.learners and graves is store.graves
-            if shard in self.active and group and not filling and version <= self.bases[shard] + group.committed:
-                store.drop_tombstone(shard, key, version)
-                dropped[group].append((shard, version, key))
-            else:
-                # At a backup the primary's word comes soon, or (its word was lost) nothing is urgent.
-                kept = graves if shard in self.active else store.graves
-                kept.append((local.now_ms, shard, version, key))
+            if self._lies(shard, version, key):
+                group = self._droppable(shard, version)
+                if group is not None and not group.learners:
+                    store.drop_tombstone(shard, key, version)
+                    dropped[group].append((shard, version, key))
+                else:
+                    # Not committed, or not ours: at a backup the primary's word comes soon.
+                    graves.append((local.now_ms, shard, version, key))
+
+    def _drop_spent(
+        self, spent: deque[tuple[float, Part]], horizon_ms: float, most: int,
+        dropped: dict[Group, list[tuple[int, int, Any]]],
+    ) -> None:  # fmt: skip
+        """The same for what expired or was evicted, while a learner fills, too: chunks, deletes and drops reach it in
+        one stream, in order."""
+        local, store = self.local, self.local.store
+        while spent and spent[0][0] <= horizon_ms and most > 0:
+            part = spent.popleft()[1]
+            most -= len(part.shards)
+            kept = []
+            for place, (shard, version, key) in enumerate(zip(part.shards, part.versions, part.keys, strict=True)):
+                if not self._lies(shard, version, key):
+                    continue
+                group = self._droppable(shard, version)
+                if group is not None:
+                    store.drop_tombstone(shard, key, version)
+                    dropped[group].append((shard, version, key))
+                else:
+                    kept.append(place)
+            if kept:
+                spent.append((local.now_ms, part.pick(kept)))
+
+    def _lies(self, shard: int, version: int, key: Any) -> bool:
+        """Whether that tombstone is still in place."""
+        entry = self.local.store.tables[shard].get(key)
+        return entry is not None and entry[0] == version and entry[1] is None
+
+    def _droppable(self, shard: int, version: int) -> Group | None:
+        """The group that is told, if that tombstone is ours to drop, and committed."""
+        group = self.group_of[shard] if shard in self.active else None
+        return group if group is not None and version <= self.bases[shard] + group.committed else None

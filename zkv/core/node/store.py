@@ -68,7 +68,7 @@ def checked_tail(epoch: Any, position: Any, rows: Any) -> list[Row]:
 class Store:
     """All shards of one node. A shard without data is an empty dict: 64 bytes."""
 
-    __slots__ = ("bytes", "committed", "expiry", "graves", "positions", "spent", "tables")
+    __slots__ = ("bytes", "committed", "expiry", "graves", "positions", "tables")
 
     def __init__(self, shards: int) -> None:
         self.tables: list[dict[str | bytes, Entry]] = [{} for _ in range(shards)]
@@ -76,8 +76,6 @@ class Store:
         self.committed: dict[int, int] = dict.fromkeys(range(shards), 0)
         self.graves: deque[tuple[float, int, int, str | bytes]] = deque()
         """(when, shard, version, key) of tombstones, oldest first."""
-        self.spent: deque[tuple[float, int, int, str | bytes]] = deque()
-        """The same of what expired or was evicted: nobody waits for the versions of these."""
         self.bytes = 0
         self.expiry = Expiry(self._expiry_of)
 
@@ -145,12 +143,11 @@ class Store:
         if entry[2]:
             (self.expiry.add if sign > 0 else self.expiry.remove)(shard, key, entry[2])
 
-    def bury(
-        self, shards: Iterable[int], keys: Iterable[Any], versions: Iterable[int], now_ms: float, *, spent: bool = False
-    ) -> None:
+    def bury(self, shards: Iterable[int], keys: Iterable[Any], versions: Iterable[int], now_ms: float) -> None:
         """Note tombstones, so that they can be dropped when their time has come."""
-        rows = ((now_ms, shard, version, key) for shard, key, version in zip(shards, keys, versions, strict=True))
-        (self.spent if spent else self.graves).extend(rows)
+        self.graves.extend(
+            (now_ms, shard, version, key) for shard, key, version in zip(shards, keys, versions, strict=True)
+        )
 
     def adopt(self, shard: int, rows: Iterable[Row], now_ms: float) -> list[Row]:
         """Apply rows of a re-sent tail above this shard's position; returns those that were new (SAFETY 16)."""

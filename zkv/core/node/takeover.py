@@ -236,7 +236,6 @@ class Takeovers:
             local.store.committed[shard] = position
             serving.activate(shard, serving.reign[shard])
             local.store.expiry.unpark(shard)
-            local.store.expiry.behind = True  # what was adopted in this turn may be due: nobody has looked
             self.activated[shard] = takeover.epoch
             self.unreported[shard] = takeover.epoch
             self._notices[shard] = position
