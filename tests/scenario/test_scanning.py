@@ -9,7 +9,7 @@ import pytest
 from tests.scenario.bench import Bench, S
 from tests.scenario.parts import CLUSTER, Frame
 from zkv.core import wire
-from zkv.core.node import checks, walks
+from zkv.core.node import checks, requests, walks
 from zkv.core.shardmap import shard_of
 
 KEYS = [f"k{number}" for number in range(120) if shard_of(f"k{number}", 2) == 0][:40]
@@ -171,3 +171,55 @@ def test_a_client_has_an_identity() -> None:
         answers.held = []
         bench.heal(answers)
     assert bench.held_by("P", S) is None
+
+
+def test_a_scan_gives_way_to_the_requests_of_others() -> None:
+    bench = Bench(s="PBC", t="CPB")
+    bench.put("P", KEYS, ["v"] * len(KEYS), client="y")
+    first = bench.scan("P")
+    asks = [bench.scan("P", walk=walk) for walk in (2, 3)]
+    assert first.status == "OK"
+    assert [ask.status for ask in asks] == ["UNANSWERED"] * 2
+    bench.get("P", KEYS[0], client="y")
+    bench.advance(requests.SCAN_MS - 1)
+    assert [ask.status for ask in asks] == ["UNANSWERED"] * 2, "others have their turn first"
+    bench.advance(2)
+    assert [ask.status for ask in asks] == ["OK", "UNANSWERED"], "in the order in which they came, one at a time"
+    bench.advance(requests.SCAN_MS + 1)
+    assert {ask.status for ask in asks} == {"OK"}
+    assert bench.node("P").local.fired["scans paced"] == 2
+
+
+def test_a_scan_does_not_wait_for_its_own_client() -> None:
+    """`flush` deletes what it finds, page by page."""
+    bench = Bench(s="PBC", t="CPB")
+    bench.put("P", KEYS, ["v"] * len(KEYS))
+    assert [bench.scan("P", walk=walk).status for walk in (1, 2, 3)] == ["OK"] * 3
+    bench.put("P", KEYS[0], "w", client="y")
+    bench.put("P", KEYS[0], "x")
+    assert bench.scan("P").status == "UNANSWERED"
+    bench.advance(requests.BUSY_MS)
+    assert [bench.scan("P", walk=walk).status for walk in (1, 2, 3)] == ["OK"] * 3, "the other one is gone"
+
+
+def test_a_scan_that_waits_too_long_is_late() -> None:
+    bench = Bench(s="PBC", t="CPB")
+    bench.put("P", KEYS, ["v"] * len(KEYS), client="y")
+    bench.scan("P")
+    ask = bench.scan("P", timeout_ms=requests.SCAN_MS / 2)
+    bench.advance(requests.SCAN_MS + 1)
+    assert ask.status == "LATE"
+
+
+def test_what_is_due_is_deleted_before_a_scan_shows_anything() -> None:
+    bench = Bench(s="PBC", t="CPB")
+    bench.put("P", KEYS, ["v"] * len(KEYS), ttls=[100 + number for number in range(len(KEYS))])
+    began_ms = bench.now_ms
+    shown = []
+    cursor: int | None = 0
+    while bench.now_ms < began_ms + 200:
+        keys, cursor = page(bench, "P", cursor or 0)
+        left_ms = [began_ms + 100 + KEYS.index(key) - bench.now_ms for key in keys]
+        assert min(left_ms, default=1) > 0
+        shown += left_ms
+    assert min(shown) <= 2, "they are shown to the last"

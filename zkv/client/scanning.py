@@ -22,7 +22,7 @@ from zkv.core.shardmap import ShardMap
 from zkv.errors import ProtocolError
 from zkv.values import Codec, check_keys
 
-SHARDS_AT_ONCE: Final = 64
+SHARDS_AT_ONCE: Final = 16
 """Shards whose pages are asked for together; a node takes no more of them in one request."""
 WALK_BITS: Final = 40
 

@@ -38,6 +38,8 @@ TURN_BYTES: Final = 4 * 1024 * 1024
 """After so many bytes of requests a batch leaves before its turn ends: none must be too long for the queues."""
 
 TTL_LIMIT_MS: Final = 2**42
+SCAN_MS: Final = 12.0
+"""Between two scans where clients have other requests: a scan is a millisecond's work, or two."""
 BUSY_MS: Final = 1000.0
 """A node counts as busy for so long after a request: clients that are slowed down must not look like clients gone."""
 
@@ -73,24 +75,38 @@ class Requests:
         self._taken_bytes = 0
         self._parked: deque[Parked] = deque()
         self._parked_bytes = 0
+        self._scans: deque[Parked] = deque()
+        """Requests to scan, while clients do other things here: one is taken up now and then."""
+        self._scan_ms = float("-inf")
+        """From when on."""
+        self._client = 0
+        self._client_ms = self._others_ms = float("-inf")
+        """Who had the last request that was no scan, and when; and when others had one before."""
         self._default_ack = wire.ACK_LEVELS[local.settings.ack]
 
     def retry_parked(self, wake: Callable[[float], None]) -> None:
-        """End of a turn: take up the requests whose takeover is over, or has taken too long."""
-        if not self._parked:
-            return
-        parked, self._parked = self._parked, deque()
-        for one in parked:
-            if self.local.now_ms < one.until_ms and self.serving.is_settling(one.shards):
-                self._parked.append(one)
-            else:
-                self._parked_bytes -= len(one.frame)
-                try:
-                    self.handle(one.source, one.header, one.frame, may_wait=False)
-                except wire.UNPARSABLE:
-                    self.local.fired["malformed frames"] += 1  # it was looked at when it came: the client's error still
+        """End of a turn: take up the requests whose takeover is over, or has taken too long, and the next scan."""
         if self._parked:
-            wake(self._parked[0].until_ms)
+            parked, self._parked = self._parked, deque()
+            for one in parked:
+                if self.local.now_ms < one.until_ms and self.serving.is_settling(one.shards):
+                    self._parked.append(one)
+                else:
+                    self._take_up(one)
+            if self._parked:
+                wake(self._parked[0].until_ms)
+        if self._scans:
+            if self.local.now_ms >= self._scan_ms:
+                self._take_up(self._scans.popleft())
+            if self._scans:
+                wake(self._scan_ms)
+
+    def _take_up(self, one: Parked) -> None:
+        self._parked_bytes -= len(one.frame)
+        try:
+            self.handle(one.source, one.header, one.frame, may_wait=False)
+        except wire.UNPARSABLE:
+            self.local.fired["malformed frames"] += 1  # it was looked at when it came: the client's error still
 
     def _park(self, shards: Sequence[int], source: Address, header: wire.Header, frame: bytes) -> bool:
         """Let a request wait, if that may help it; False if it is to be looked at now."""
@@ -99,6 +115,20 @@ class Requests:
         self._parked.append(Parked(self.local.now_ms + PARKED_MS, shards, source, header, frame))
         self._parked_bytes += len(frame)
         self.local.fired["requests parked"] += 1
+        return True
+
+    def _disturbs(self, client: int) -> bool:
+        """Whether clients other than this one had requests here a moment ago."""
+        return self.local.now_ms < BUSY_MS + (self._others_ms if client == self._client else self._client_ms)
+
+    def _pace(self, shards: Sequence[int], source: Address, header: wire.Header, frame: bytes) -> bool:
+        """Let a scan wait for its turn, if others have requests here; False if it is to be looked at now."""
+        early = self.local.now_ms < self._scan_ms and self._disturbs(header.sender)
+        if not early or self._parked_bytes + len(frame) > PARKED_BYTES:
+            return False
+        self._scans.append(Parked(self._scan_ms, shards, source, header, frame))
+        self._parked_bytes += len(frame)
+        self.local.fired["scans paced"] += 1
         return True
 
     def handle(self, source: Address, header: wire.Header, frame: bytes, *, may_wait: bool = True) -> None:
@@ -141,6 +171,10 @@ class Requests:
         unserved = not self.serving.active.issuperset(shards) or local.now_ms >= self.serving.covered_until_ms
         if unserved and may_wait and self._park(shards, source, header, frame):
             return
+        if op == wire.SCAN:
+            if may_wait and self._pace(shards, source, header, frame):
+                return
+            self._scan_ms = local.now_ms + SCAN_MS
         if held.writes and (ack or self._default_ack) == wire.ACK_PRIMARY:
             request = request._replace(early=True)
         if op == wire.WATCH and self._is_served(held, request):
@@ -149,7 +183,11 @@ class Requests:
             return
         self._execute(held, request)
         local.operations += len(keys)
-        local.busy_until_ms = local.now_ms + BUSY_MS
+        if op != wire.SCAN:
+            local.busy_until_ms = local.now_ms + BUSY_MS
+            if header.sender != self._client:
+                self._client, self._others_ms = header.sender, self._client_ms
+            self._client_ms = local.now_ms
         self._taken_bytes += len(frame)
         if self._taken_bytes > TURN_BYTES:
             self._taken_bytes = 0
@@ -369,10 +407,11 @@ class Requests:
             operand = 0 if operands is None else operands[position]
             if op == wire.SCAN:
                 assert given is not None
-                if self.expiring.behind:  # what is due and not deleted yet is neither to be shown nor to be hidden
+                if not self.expiring.catch_up():  # what is due and not deleted is neither to be shown nor to be hidden
                     held.values[position] = [[], None, None, None, operand, None]
                     continue
-                found = self.walks.scan(request.client, shard, key, operand, given[position], budget)
+                alone = not self._disturbs(request.client)
+                found = self.walks.scan(request.client, shard, key, operand, given[position], budget, alone=alone)
                 held.versions[position], held.values[position] = found
                 self.serving.depend_on_all(waits, shard)
                 continue

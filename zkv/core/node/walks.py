@@ -30,6 +30,8 @@ PAGE_BYTES: Final = 256 * 1024
 REPLY_BYTES: Final = 1024 * 1024
 SORTED_AT_ONCE: Final = 2048
 """Keys sorted or shown in one turn of the node, and those of a page: about a millisecond of it."""
+BUSY_PART: Final = 4
+"""Where other requests come as well it is so much less."""
 WALKS_LIMIT: Final = 256
 """Walks kept; whoever wants to begin another is put off until one is over."""
 PATIENCE_MS: Final = 1000.0
@@ -102,7 +104,9 @@ class Walk:
         """Whether pages can be had."""
         return self._left is None
 
-    def page(self, table: dict[Key, Entry], cursor: int, cluster_ms: int, most_bytes: int) -> tuple[list[Any], int]:
+    def page(
+        self, table: dict[Key, Entry], cursor: int, cluster_ms: int, most_bytes: int, most: int = SORTED_AT_ONCE
+    ) -> tuple[list[Any], int]:
         """The result of a SCAN, a page from `cursor` on, and how many keys were looked at for it."""
         if self.mode == wire.SCAN_COUNT:
             return [None, None, None, None, None, self._counted], 0
@@ -111,7 +115,7 @@ class Walk:
         size = looked = 0
         last = -1
         for place, key, frozen in self._from(cursor):
-            full = len(keys) >= PAGE_KEYS or size >= most_bytes or looked >= SORTED_AT_ONCE
+            full = len(keys) >= PAGE_KEYS or size >= most_bytes or looked >= most
             if full and place != last:
                 return self._result(keys, entries, place), looked
             looked += 1
@@ -165,14 +169,17 @@ class Walks:
         self._looked = 0
         """Keys looked at in this turn."""
 
-    def scan(self, client: int, shard: int, prefix: Key, cursor: int, what: int, budget: Budget) -> tuple[int, Any]:
-        """(position of what is shown, result) of one SCAN."""
+    def scan(
+        self, client: int, shard: int, prefix: Key, cursor: int, what: int, budget: Budget, *, alone: bool = True
+    ) -> tuple[int, Any]:
+        """(position of what is shown, result) of one SCAN. `alone`: nobody else has to wait for it."""
         local = self.local
         if local.now_ms != self._turn_ms:
             self._turn_ms, self._looked = local.now_ms, 0
             self.forget_idle()
         later: list[Any] = [[], None, None, None, cursor, None]
-        left = SORTED_AT_ONCE - self._looked
+        most = SORTED_AT_ONCE if alone else SORTED_AT_ONCE // BUSY_PART
+        left = most - self._looked
         name = client, what, shard
         walk = self._walks.pop(name, None)
         if walk is not None and (walk.epoch != local.map.shards[shard].epoch or walk.prefix != prefix):
@@ -194,7 +201,7 @@ class Walks:
         if not walk.is_sorted:
             self._walks[name] = walk
             return position, later
-        result, looked = walk.page(table, cursor, cluster_ms, min(PAGE_BYTES, budget.bytes))
+        result, looked = walk.page(table, cursor, cluster_ms, min(PAGE_BYTES, budget.bytes), most)
         self._looked += looked
         budget.bytes -= sum(map(size_of, result[0] or ())) + sum(map(size_of, result[2] or ()))
         if result[4] is not None:
