@@ -56,7 +56,7 @@ class Expiring:
         """Delete what is due; by a few milliseconds more than that only if `exactly` that is asked for."""
         local, expiry = self.local, self.local.store.expiry
         cluster_ms = local.cluster_ms
-        if not cluster_ms or not expiry.count:
+        if not cluster_ms:
             return
         self._reclaimed_ms = local.now_ms
         if self._blocked:

@@ -38,7 +38,7 @@ TURN_BYTES: Final = 4 * 1024 * 1024
 """After so many bytes of requests a batch leaves before its turn ends: none must be too long for the queues."""
 
 TTL_LIMIT_MS: Final = 2**42
-SCAN_MS: Final = 12.0
+SCAN_MS: Final = 8.0
 """Between two scans where clients have other requests: a scan is a millisecond's work, or two."""
 BUSY_MS: Final = 1000.0
 """A node counts as busy for so long after a request: clients that are slowed down must not look like clients gone."""

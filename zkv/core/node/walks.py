@@ -14,14 +14,18 @@ client that sees another one starts the shard over.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import islice
+from operator import itemgetter
 from typing import Any, Final
 
 import xxhash
 
 from zkv.core import wire
 from zkv.core.node.local import Local
-from zkv.core.node.sizes import size_of
+from zkv.core.node.sizes import size_of_all
 from zkv.core.node.store import Entry
 
 PAGE_KEYS: Final = 512
@@ -30,7 +34,7 @@ PAGE_BYTES: Final = 256 * 1024
 REPLY_BYTES: Final = 1024 * 1024
 SORTED_AT_ONCE: Final = 2048
 """Keys sorted or shown in one turn of the node, and those of a page: about a millisecond of it."""
-BUSY_PART: Final = 4
+BUSY_PART: Final = 8
 """Where other requests come as well it is so much less."""
 WALKS_LIMIT: Final = 256
 """Walks kept; whoever wants to begin another is put off until one is over."""
@@ -39,9 +43,14 @@ PATIENCE_MS: Final = 1000.0
 IDLE_MS: Final = 10_000.0
 """And for so long, in any case."""
 PART_BITS: Final = 56
-"""The other bits choose the part."""
+WHOLE_BITS: Final = 64
+CHUNK_KEYS: Final = 64
+"""Keys that are looked up at a time."""
 
 Key = str | bytes
+Ranked = tuple[int, Key, Entry | None]
+"""Hash, key, and the entry where it is frozen."""
+_place: Final = itemgetter(0)
 
 
 class Budget:
@@ -56,7 +65,10 @@ class Budget:
 class Walk:
     """One client's walk through one shard."""
 
-    __slots__ = ("_counted", "_cursor", "_left", "_parts", "_sorted", "epoch", "mode", "position", "prefix", "used_ms")
+    __slots__ = (
+        "_counted", "_cursor", "_left", "_part_bits", "_parts", "_sorted", "epoch", "mode", "position", "prefix",
+        "used_ms",
+    )  # fmt: skip
 
     def __init__(self, local: Local, shard: int, prefix: Key, mode: int, cursor: int) -> None:
         table = local.store.tables[shard]
@@ -69,8 +81,9 @@ class Walk:
         frozen = mode == wire.SCAN_FROZEN
         self._left: Iterator[Any] | None = iter(list(table.items()) if frozen else list(table))
         """Keys (or items) that are not sorted yet; None: there are none any more."""
-        self._parts: dict[int, list[tuple[int, Key, Entry | None]]] = {}
-        """By the highest bits of the hash: (hash, key, entry where it is frozen)."""
+        self._part_bits = PART_BITS if len(table) > SORTED_AT_ONCE else WHOLE_BITS
+        """The others choose the part; a small table is one."""
+        self._parts: defaultdict[int, list[Ranked]] = defaultdict(list)
         self._sorted: set[int] = set()
         self._counted = 0
 
@@ -79,25 +92,31 @@ class Walk:
         if self._left is None:
             return 0
         prefix: Any = self.prefix
-        kind, cursor, mode = type(prefix), self._cursor, self.mode
-        digest, parts = xxhash.xxh3_64_intdigest, self._parts
-        whole = mode == wire.SCAN_FROZEN and not prefix  # one picture of a shard has both kinds of keys
-        looked = 0
-        for item in self._left:
-            looked += 1
-            key: Any
-            key, entry = item if mode == wire.SCAN_FROZEN else (item, None)
-            if whole or (type(key) is kind and key.startswith(prefix)):
-                if mode == wire.SCAN_COUNT:
-                    self._counted += is_there(table.get(key), cluster_ms)
-                elif entry is None or is_there(entry, cluster_ms):
-                    place = digest(key.encode() if type(key) is str else key)
-                    if place >= cursor:
-                        parts.setdefault(place >> PART_BITS, []).append((place, key, entry))
-            if looked == most:
-                return looked
-        self._left = None
-        return looked
+        kind = type(prefix)
+        chunk = list(islice(self._left, most))
+        rows: list[Ranked]
+        if self.mode == wire.SCAN_FROZEN:
+            rows = [
+                (_hash_of(key), key, entry)
+                for key, entry in chunk  # with no prefix: one picture of a shard has both kinds of keys
+                if is_there(entry, cluster_ms) and (not prefix or (type(key) is kind and key.startswith(prefix)))
+            ]
+        else:
+            keys = [key for key in chunk if type(key) is kind and key.startswith(prefix)]
+            if self.mode == wire.SCAN_COUNT:
+                self._counted += sum(is_there(table.get(key), cluster_ms) for key in keys)
+                keys = []
+            rows = [(_hash_of(key), key, None) for key in keys]
+        parts, cursor = self._parts, self._cursor
+        if not cursor and self._part_bits == WHOLE_BITS:
+            parts[0] += rows
+        else:
+            for row in rows:
+                if row[0] >= cursor:
+                    parts[row[0] >> self._part_bits].append(row)
+        if len(chunk) < most:
+            self._left = None
+        return len(chunk)
 
     @property
     def is_sorted(self) -> bool:
@@ -113,33 +132,41 @@ class Walk:
         keys: list[Key] = []
         entries: list[Entry] = []
         size = looked = 0
-        last = -1
-        for place, key, frozen in self._from(cursor):
-            full = len(keys) >= PAGE_KEYS or size >= most_bytes or looked >= most
-            if full and place != last:
-                return self._result(keys, entries, place), looked
-            looked += 1
-            last = place
-            entry = frozen or table.get(key)
-            if entry is None or not (frozen or is_there(entry, cluster_ms)):
-                continue
-            keys.append(key)
-            entries.append(entry)
-            size += size_of(key) + (0 if self.mode == wire.SCAN_KEYS else size_of(entry[1]))
+        for rows, first in self._from(cursor):
+            at_once = CHUNK_KEYS
+            while first < len(rows):
+                room = min(at_once, PAGE_KEYS - len(keys), most - looked)
+                if room <= 0 or size >= most_bytes:
+                    return self._result(keys, entries, rows[first][0]), looked
+                end = _behind_ties(rows, first + room)
+                found = [
+                    (key, entry)
+                    for _, key, frozen in rows[first:end]
+                    if (entry := frozen or table.get(key)) is not None and (frozen or is_there(entry, cluster_ms))
+                ]
+                grown = size_of_all([key for key, _ in found])
+                if self.mode != wire.SCAN_KEYS:
+                    grown += size_of_all([entry[1] for _, entry in found])
+                if room > 1 and size + grown > most_bytes:
+                    at_once = 1  # of large values no more than there is room for
+                    continue
+                keys += [key for key, _ in found]
+                entries += [entry for _, entry in found]
+                looked += end - first
+                size += grown
+                first = end
         return self._result(keys, entries, None), looked
 
-    def _from(self, cursor: int) -> Iterator[tuple[int, Key, Entry | None]]:
-        """What lies at or beyond a hash, in order."""
+    def _from(self, cursor: int) -> Iterator[tuple[list[Ranked], int]]:
+        """(part in the order of its hashes, place of the first at or beyond a hash), in order."""
         for number in sorted(self._parts):
-            if number < cursor >> PART_BITS:
+            if number < cursor >> self._part_bits:
                 continue
             part = self._parts[number]
             if number not in self._sorted:
                 part.sort(key=_place)
                 self._sorted.add(number)
-            for row in part:
-                if row[0] >= cursor:
-                    yield row
+            yield part, bisect_left(part, cursor, key=_place)
 
     def _result(self, keys: list[Key], entries: list[Entry], cursor: int | None) -> list[Any]:
         if self.mode == wire.SCAN_KEYS:
@@ -149,8 +176,15 @@ class Walk:
         return [keys, versions, [entry[1] for entry in entries], expiries, cursor, None]
 
 
-def _place(row: tuple[int, Key, Entry | None]) -> int:
-    return row[0]
+def _hash_of(key: Key) -> int:
+    return xxhash.xxh3_64_intdigest(key.encode() if isinstance(key, str) else key)
+
+
+def _behind_ties(rows: list[Ranked], end: int) -> int:
+    """The first place from `end` on whose hash is not that of the one before: a cursor cannot tell them apart."""
+    while end < len(rows) and rows[end][0] == rows[end - 1][0]:
+        end += 1
+    return min(end, len(rows))
 
 
 def is_there(entry: Entry | None, cluster_ms: int) -> bool:
@@ -203,7 +237,7 @@ class Walks:
             return position, later
         result, looked = walk.page(table, cursor, cluster_ms, min(PAGE_BYTES, budget.bytes), most)
         self._looked += looked
-        budget.bytes -= sum(map(size_of, result[0] or ())) + sum(map(size_of, result[2] or ()))
+        budget.bytes -= size_of_all(result[0] or ()) + size_of_all(result[2] or ())
         if result[4] is not None:
             self._walks[name] = walk
         return position, result
