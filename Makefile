@@ -1,5 +1,6 @@
 # Each target makes its own environment in .venv first; nothing has to be installed by hand but Python >= 3.11.
-# PYTHON=/path/to/python chooses the interpreter; PYTEST="-k placement -x" is passed to pytest.
+# PYTHON=/path/to/python chooses the interpreter; PYTEST="-k placement -x" is passed to pytest, which runs the files of
+# tests on JOBS processes.
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -22,7 +23,7 @@ demo: $(STAMP) ## Start 5 nodes, write, kill a primary under load, read everythi
 	@$(PY) launch/demo.py
 
 test: lint ## Run ruff, mypy and all tests (about 5 minutes)
-	@$(PY) -m pytest $(PYTEST) tests
+	@$(PY) -m pytest --numprocesses $(JOBS) --dist loadfile $(PYTEST) tests
 
 traces: $(STAMP) ## Print the four traces: each command and what came back
 	@$(PY) launch/traces.py
