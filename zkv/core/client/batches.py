@@ -254,7 +254,8 @@ class Loose:
         first = Loose()
         if not self.calls:
             return first
-        taken = len(next(cut(range(len(self)), self.values or None, most, most_bytes)))
+        sized = self.values if self.values and not are_small(self.values, most_bytes // most) else None
+        taken = len(next(cut(range(len(self)), sized, most, most_bytes)))
         for name in self.__slots__:
             column = getattr(self, name)
             setattr(first, name, column[:taken])
@@ -279,8 +280,9 @@ def picker(chosen: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
 
 
 def cut(positions: Sequence[int], values: Sequence[Any] | None, most: int, most_bytes: int) -> Iterator[Sequence[int]]:
-    """Cut `positions` into batches of at most `most` operations, and of `most_bytes` unless one value is larger."""
-    if values is None or _are_small(values, most_bytes // most):
+    """Cut `positions` into batches of at most `most` operations, and of `most_bytes` unless one value is larger.
+    `values`: None if all of them are so small that their number alone counts."""
+    if values is None:
         for start in range(0, len(positions), most):
             yield positions[start : start + most]
         return
@@ -296,7 +298,7 @@ def cut(positions: Sequence[int], values: Sequence[Any] | None, most: int, most_
     yield batch
 
 
-def _are_small(values: Sequence[Any], limit: int) -> bool:
+def are_small(values: Sequence[Any], limit: int) -> bool:
     """Whether all values are certainly at most `limit` long: one look at a common column."""
     kinds = set(map(type, values))
     return kinds <= {bytes, str} and max(map(len, values), default=0) <= limit

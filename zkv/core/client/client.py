@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from zkv.core import wire
 from zkv.core.client import verdicts
-from zkv.core.client.batches import Batch, Kind, Loose, Try, cut, picker
+from zkv.core.client.batches import Batch, Kind, Loose, Try, are_small, cut, picker
 from zkv.core.client.calls import REFUSED, TIMED_OUT, UNAVAILABLE, Call, Failure
 from zkv.core.client.choosing import Chooser
 from zkv.core.client.links import Link
@@ -201,11 +201,14 @@ class ClientCore:
                 primary_get = op == wire.GET_ANY and boot == self._primaries[shard]
                 by_target[boot, wire.GET if primary_get else op].append(position)
         else:
-            for position, primary in enumerate(map(self._primaries.__getitem__, shards)):
-                by_target[primary, op].append(position)
+            primaries = list(map(self._primaries.__getitem__, shards))
+            add_to = {primary: by_target[primary, op].append for primary in dict.fromkeys(primaries)}
+            for position, primary in enumerate(primaries):
+                add_to[primary](position)
+        sized = None if values is None or are_small(values, BATCH_BYTES // BATCH_OPS) else values
         for (target, target_op), positions in by_target.items():
             last: Batch | None = None
-            for chosen in cut(positions, values, BATCH_OPS, BATCH_BYTES):
+            for chosen in cut(positions, sized, BATCH_OPS, BATCH_BYTES):
                 whole = len(chosen) == len(keys)
                 pick = (lambda column: column) if whole else picker(chosen)
                 batch = Batch(
