@@ -113,7 +113,9 @@ def test_a_process_is_more_than_its_pid() -> None:
 LIFELINE = "from zkv.local.lifeline import parent_is_gone; print(parent_is_gone())"
 
 
-@pytest.mark.parametrize(("parent", "expected"), [(str(os.getpid()), "False"), ("1", "True"), (None, "False")], ids=["alive", "gone", "none"])
+@pytest.mark.parametrize(
+    ("parent", "expected"), [(str(os.getpid()), "False"), ("1", "True"), (None, "False")], ids=["alive", "gone", "none"]
+)
 def test_lifeline(parent: str | None, expected: str) -> None:
     """The parent is there; it is another one by now; nobody launched this process."""
     done = subprocess.run(

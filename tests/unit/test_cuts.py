@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import zmq
 
 from zkv.core import wire
 from zkv.core.node.local import MANAGER, PUBLISH, Address
@@ -20,6 +19,7 @@ from zkv.local.loop import Loop
 from zkv.local.partitions import CUTS_LIMIT, Partitions
 from zkv.local.rundir import RunDir
 from zkv.net.partition import ROUTES_LIMIT, Partition
+from zkv.net.poller import Poller
 
 BOOTS = {11: "server1", 12: "server2", 13: "server3"}
 EVERYBODY = [*BOOTS.values(), "manager", CLIENTS]
@@ -91,8 +91,8 @@ class Told:
         self.file = file
         self.launcher, theirs = socket.socketpair()
         self.partition = Partition(name, theirs, file)
-        self.poller = zmq.Poller()
-        self.poller.register(self.partition.fd, zmq.POLLIN)
+        self.poller = Poller()
+        self.poller.register(self.partition.fd)
 
     def tell(self, *cuts: Cut) -> None:
         number = Cuts.read(self.file).number + 1
@@ -271,7 +271,7 @@ def test_the_answer_comes_when_all_have_confirmed(
 ) -> None:
     launcher, loop, notes = partitions
     nodes = {boot: node_of(name, *launcher.admit(name, boot)) for boot, name in BOOTS.items()}
-    cut, poller = asker(), zmq.Poller()
+    cut, poller = asker(), Poller()
     launcher.cut(Cut(("server1",)), {11: "server1", 12: "server2"}, cut.reply)  # server3 is stopped: not awaited
     for boot in (11, 12):
         assert cut.answer() is None
@@ -302,7 +302,7 @@ def test_who_is_started_under_cuts_is_known_to_all(
 ) -> None:
     launcher, _, _ = partitions
     old = node_of("server1", *launcher.admit("server1", 11))
-    cut, poller = asker(), zmq.Poller()
+    cut, poller = asker(), Poller()
     launcher.cut(Cut(("server2",)), {}, cut.reply)
     assert cut.answer() == {"ok": True}
     new = node_of("server2", *launcher.admit("server2", 22))

@@ -194,7 +194,7 @@ class AsyncConnection(ClientHost):
 
     def _watch(self) -> None:
         """Have the loop watch the sockets that there are now."""
-        sockets = [socket for socket, _ in self.links.poller.sockets]
+        sockets = self.links.poller.zmq_sockets
         if len(sockets) == len(self._watched) and all(socket in self._watched for socket in sockets):
             return
         assert self._loop is not None
@@ -202,7 +202,7 @@ class AsyncConnection(ClientHost):
             self._loop.remove_reader(self._watched.pop(gone))
         for socket in sockets:
             if socket not in self._watched:
-                descriptor = self._watched[socket] = socket.getsockopt(zmq.FD)
+                descriptor = self._watched[socket] = int(socket.getsockopt(zmq.FD))
                 self._loop.add_reader(descriptor, self._schedule)
 
     def _set_timer(self) -> None:

@@ -197,7 +197,7 @@ class Connection(ClientHost):
         self._bell_fd = self._bell.fileno()
         self._bell.setblocking(False)
         self._ringer.setblocking(False)
-        self.links.poller.register(self._bell, zmq.POLLIN)
+        self.links.poller.register(self._bell)
 
     def perform(
         self, op: int | bytes, keys: Sequence[Any], values: Sequence[Any] | None, operands: Sequence[int] | None,

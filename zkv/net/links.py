@@ -16,6 +16,7 @@ import zmq
 
 from zkv.core.node.local import MANAGER, PUBLISH, Address
 from zkv.net import sockets
+from zkv.net.poller import READABLE, WRITABLE, Poller
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
@@ -43,7 +44,7 @@ class Links:
 
     def __init__(self, context: Context, manager: str) -> None:
         self.context = context
-        self.poller = zmq.Poller()
+        self.poller = Poller()
         self._links: dict[int, _Link] = {}
         self._addresses: dict[Socket, int] = {}
         self._subscriber: Socket | None = None
@@ -59,7 +60,7 @@ class Links:
         sockets.connect(socket, endpoint)
         self._links[address] = _Link(socket, endpoint)
         self._addresses[socket] = address
-        self.poller.register(socket, zmq.POLLIN)
+        self.poller.register(socket)
 
     def is_open(self, address: int) -> bool:
         """Whether there is a link to `address`."""
@@ -91,7 +92,7 @@ class Links:
         self._subscriber = sockets.subscriber(self.context)
         sockets.connect(self._subscriber, endpoint)
         self._addresses[self._subscriber] = PUBLISH
-        self.poller.register(self._subscriber, zmq.POLLIN)
+        self.poller.register(self._subscriber)
 
     def unsubscribe(self) -> None:
         """Stop listening."""
@@ -106,12 +107,13 @@ class Links:
         link = self._links.get(address)
         if link is None:
             return
+        self.poller.used(link.socket)
         if not link.outbox:
             try:
                 link.socket.send(frame, zmq.NOBLOCK)
                 return
             except zmq.Again:
-                self.poller.modify(link.socket, zmq.POLLIN | zmq.POLLOUT)
+                self.poller.modify(link.socket, READABLE | WRITABLE)
         if len(link.outbox) < OUTBOX_FRAMES and link.bytes < OUTBOX_BYTES:
             link.outbox.append(frame)
             link.bytes += len(frame)
@@ -123,7 +125,7 @@ class Links:
             except zmq.Again:
                 return
             link.bytes -= len(link.outbox.popleft())
-        self.poller.modify(link.socket, zmq.POLLIN)
+        self.poller.modify(link.socket, READABLE)
 
     def drain(self, events: list[tuple[Socket, int]], frames: list[tuple[Address, bytes]]) -> None:
         """Take what waits on the sockets of `events` that are ours, as (address, frame)."""
@@ -131,9 +133,9 @@ class Links:
             address = self._addresses.get(socket)
             if address is None:
                 continue
-            if event & sockets.WRITABLE:
+            if event & WRITABLE:
                 self._flush(self._links[address])
-            if event & sockets.READABLE:
+            if event & READABLE:
                 receive = socket.recv
                 try:
                     for _ in range(DRAIN_FRAMES):

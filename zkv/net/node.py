@@ -21,6 +21,7 @@ from zkv.net import collecting, sockets
 from zkv.net.clock import now_ms
 from zkv.net.links import DRAIN_FRAMES, Context, Links, Socket
 from zkv.net.partition import Partition
+from zkv.net.poller import READABLE
 from zkv.net.signals import Termination
 from zkv.net.usage import Usage
 
@@ -52,7 +53,7 @@ class NodeHost:
             memory_limit_bytes=config.memory_limit_bytes,
         )
         self.links = Links(context, config.manager)
-        self.links.poller.register(self.router, zmq.POLLIN)
+        self.links.poller.register(self.router)
         self.publisher: Socket | None = None
         self._heartbeats_to = ""
         self._listening_to: tuple[str, int] = ("", 0)
@@ -60,7 +61,7 @@ class NodeHost:
         self._usage = Usage(now_ms())
         self._partition = Partition.inherited(config.name)
         if self._partition is not None:
-            self.links.poller.register(self._partition.fd, zmq.POLLIN)
+            self.links.poller.register(self._partition.fd)
 
     def turn(self, timeout_ms: float) -> None:
         """Wait for frames, at most `timeout_ms`, and take one step."""
@@ -70,7 +71,7 @@ class NodeHost:
         frames: list[tuple[Address, bytes]] = []
         partition = self._partition
         for socket, event in events:
-            if socket is self.router and event & sockets.READABLE:
+            if socket is self.router and event & READABLE:
                 receive = self.router.recv_multipart
                 try:
                     for _ in range(DRAIN_FRAMES):
@@ -102,6 +103,7 @@ class NodeHost:
                 self.links.send(address, frame)
 
     def _answer(self, route: bytes, frame: bytes) -> None:
+        self.links.poller.used(self.router)
         try:
             self.router.send_multipart((route, frame), zmq.NOBLOCK)
         except zmq.ZMQError as error:
@@ -159,7 +161,7 @@ def run(config: NodeConfig) -> None:
                     ready.write(host.endpoint + "\n")
             collecting.begin()
             with Termination() as termination:
-                host.links.poller.register(termination.fd, zmq.POLLIN)
+                host.links.poller.register(termination.fd)
                 while not termination.asked and not parent_is_gone():
                     host.turn(host.core.next_wake_ms - now_ms())
                     collecting.rest()

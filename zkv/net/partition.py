@@ -16,12 +16,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-import zmq
-
 from zkv.core import wire
 from zkv.core.node.local import MANAGER, PUBLISH, Address
 from zkv.local import cuts
 from zkv.local.cuts import Cuts
+from zkv.net.poller import Poller
 
 Frames = list[tuple[Address, bytes]]
 
@@ -56,7 +55,7 @@ class Partition:
             return None
         return cls(name, socket.socket(fileno=int(fd)), Path(file))
 
-    def renew(self, poller: zmq.Poller) -> None:
+    def renew(self, poller: Poller) -> None:
         """Honour the file as it is now, and say so."""
         try:
             if not self._channel.recv(4096):

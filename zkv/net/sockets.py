@@ -12,18 +12,12 @@ bounds memory are the queues of the application.
 
 from __future__ import annotations
 
-from typing import Final
-
 import zmq
 
 from zkv.core.settings import split_endpoint
 
 MESSAGE_LIMIT_BYTES = 4 * 1024 * 1024
 """A frame above this ends the connection. Fragments are far below it; a map of 65,536 shards has 1.6 MiB."""
-
-READABLE: Final = int(zmq.POLLIN)
-WRITABLE: Final = int(zmq.POLLOUT)
-"""Plain numbers: an `&` with a flag of an enum takes a microsecond, and there is one for each socket of each turn."""
 
 _HANDSHAKE_MS = 3000
 _TCP_MAXRT_MS = 2000
