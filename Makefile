@@ -49,6 +49,8 @@ bench: $(STAMP) ## Run every experiment, write results/ (about an hour; has a us
 	@$(PY) experiments/expiry.py
 	@$(PY) experiments/memory.py
 	@$(PY) experiments/scans.py
+	@$(PY) experiments/stress.py
+	@$(PY) experiments/stress.py --get-qps 600 --set-qps 200 --ttl 0.5s --num-keys 1000 --churn
 	@$(PY) experiments/soak.py
 	@$(PY) experiments/figures.py
 

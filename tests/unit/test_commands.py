@@ -19,7 +19,7 @@ from zkv.cli.session import Session
 from zkv.core.settings import ClusterSettings, NodeConfig, settings_of
 from zkv.errors import LockLost, ManagerUnreachable, ShardUnavailable, TimedOut, TooLarge, UsageError, WrongType
 
-COMMANDS = ("manager", "node", "client", "admin", "launch")
+COMMANDS = ("manager", "node", "client", "admin", "launch", "bench")
 
 
 def command(name: str) -> click.Command:
