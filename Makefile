@@ -49,14 +49,17 @@ bench: $(STAMP) ## Run every experiment, write results/ (about an hour; has a us
 	@$(PY) experiments/expiry.py
 	@$(PY) experiments/memory.py
 	@$(PY) experiments/scans.py
+	@$(PY) experiments/balance.py
 	@$(PY) experiments/stress.py
 	@$(PY) experiments/stress.py --get-qps 600 --set-qps 200 --ttl 0.5s --num-keys 1000 --churn
 	@$(PY) experiments/soak.py
 	@$(PY) experiments/figures.py
+	@$(PY) experiments/run_notebooks.py
 
-figures: $(STAMP) ## Draw results/figures/ from results/ (no experiment is run)
+figures: $(STAMP) ## Draw results/figures/ from results/ and run the notebooks (no experiment is run)
 	@$(PY) -m pip install -qq --disable-pip-version-check --editable '.[experiments]'
 	@$(PY) experiments/figures.py
+	@$(PY) experiments/run_notebooks.py
 
 lint: $(STAMP) ## Run ruff and mypy
 	@$(PY) -m ruff check .

@@ -1,22 +1,24 @@
 """Draws results/figures/*.png and *.svg from results/*.jsonl, and from nothing else: no experiment is run.
 
-Of each experiment the newest line counts; those of quick runs only where there is no other, and then the figure says
-so. A figure whose experiment has not been run yet is left out.
+Of each experiment the newest line counts, of one that writes several the newest of each; those of quick runs only where
+there is no other, and then the figure says so. A figure whose experiment has not been run yet is left out.
 
 \b
     python experiments/figures.py
     python experiments/figures.py expiry_lag scans
     python experiments/figures.py --list
 
-A new figure is a function here with `@figure(experiment, …)`: it gets the line and draws.
+A new figure is a function here with `@figure(experiment, …)`: it gets the line and draws. With `each` it gets the lines
+that this tells apart as "lines" of the newest one. Notebooks take `image`, `newest` and `table`.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -30,6 +32,8 @@ RESULTS: Final = Path(__file__).resolve().parent.parent / "results"
 FIGURES: Final = RESULTS / "figures"
 Line = dict[str, Any]
 Draw = Callable[["Figure", Line], None]
+Each = Callable[[Line], Hashable]
+"""Tells apart the lines of an experiment that writes several; None: a line that is not to be drawn."""
 
 # Okabe & Ito's colours, which also those can tell apart who see few.
 BLUE: Final = "#0072B2"
@@ -51,29 +55,40 @@ class Drawing(NamedTuple):
     experiment: str
     where: dict[str, Any]
     """What the line must have besides."""
+    each: Each | None
+    """None: one line has it all."""
     size: tuple[float, float]
 
 
 DRAWINGS: Final[dict[str, Drawing]] = {}
 
 
-def figure(experiment: str, *, size: tuple[float, float] = (6.4, 3.4), **where: Any) -> Callable[[Draw], Draw]:
+def figure(
+    experiment: str, *, size: tuple[float, float] = (6.4, 3.4), each: Each | None = None, **where: Any
+) -> Callable[[Draw], Draw]:  # fmt: skip
     """The decorated function draws the newest line of results/`experiment`.jsonl that has all of `where`."""
 
     def register(draw: Draw) -> Draw:
-        DRAWINGS[draw.__name__] = Drawing(draw, experiment, where, size)
+        DRAWINGS[draw.__name__] = Drawing(draw, experiment, where, each, size)
         return draw
 
     return register
 
 
-def newest(experiment: str, where: dict[str, Any]) -> Line | None:
-    """The line to draw, if there is one."""
+def newest(experiment: str, each: Each | None = None, **where: Any) -> Line | None:
+    """The line to draw, if there is one. `each`: the newest line, with the newest ones of all that this tells apart as
+    its "lines"."""
     file = RESULTS / f"{experiment}.jsonl"
     lines = [json.loads(text) for text in file.read_text().splitlines()] if file.exists() else []
     fitting = [line for line in lines if all(line.get(name) == value for name, value in where.items())]
-    whole = [line for line in fitting if not line.get("quick")]
-    return (whole or fitting or [None])[-1]
+    if each is not None:
+        fitting = [line for line in fitting if each(line) is not None]
+    chosen = [line for line in fitting if not line.get("quick")] or fitting
+    if not chosen:
+        return None
+    if each is None:
+        return chosen[-1]
+    return chosen[-1] | {"lines": list({each(line): line for line in chosen}.values())}
 
 
 # --- what several figures need --------------------------------------------------------------------------------------
@@ -244,27 +259,372 @@ def scans(drawn: Figure, line: Line) -> None:
     axes.set_title(f"Single puts, while another process … (scans: p99 {line['p99_times']['scanning']:.2f} times)")
 
 
-# --- the command ----------------------------------------------------------------------------------------------------
+# --- balance --------------------------------------------------------------------------------------------------------
 
 
-def draw(name: str) -> str:
-    """Draw one; what is to be said of it."""
+@figure("balance", size=(8.4, 3.2))
+def balance(drawn: Figure, line: Line) -> None:
+    kinds = line["kinds"]
+    names = {"sequential": "sequential keys", "uuid": "UUIDs"}
+    places = drawn.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    for axes, (kind, found) in zip(places, kinds.items(), strict=True):
+        per_node = list(found["keys_per_node"].values())
+        mean = sum(per_node) / len(per_node)
+        shown = axes.bar(range(1, len(per_node) + 1), per_node, color=BLUE)
+        axes.bar_label(
+            shown, [f"{count / mean:.3f} of the mean" for count in per_node], label_type="center", rotation=90,
+            fontsize=7, color="white",
+        )  # fmt: skip
+        axes.axhline(mean, color=GREY, linewidth=1)
+        axes.axhline(line["limit_times"] * mean, color=RED, linewidth=1, linestyle="--")
+        axes.set_ylim(0, 1.1 * mean)
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.set_xticks(range(1, len(per_node) + 1))
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel("node")
+        axes.set_title(f"{names.get(kind, kind)}: max/mean {found['max_to_mean']:.3f}")
+    places[0].set_ylabel("keys of the node")
+    limit = f"asked: {line['limit_times']:g} × the mean at most (dashed)"
+    drawn.suptitle(f"{line['keys']:,} keys on {line['nodes']} nodes; {limit}", fontsize=10)
+
+
+# --- failover -------------------------------------------------------------------------------------------------------
+
+
+def fault_of(line: Line) -> Hashable:
+    """The fault of a series of trials."""
+    return line.get("fault")
+
+
+@figure("failover", part="timeline", size=(9.6, 5.4))
+def failover_timeline(drawn: Figure, line: Line) -> None:
+    rate, latency, errors = drawn.subplots(3, sharex=True, height_ratios=(3, 3, 1))
+    bins = line["bins"]
+    at_s = [(number + 0.5) * line["bin_ms"] / 1000 for number in range(len(bins["ops_per_s"]))]
+    rate.plot(at_s, bins["ops_per_s"], color=BLUE, linewidth=0.8)
+    rate.set_ylim(bottom=0)
+    rate.set_ylabel("ops/s")
+    for name, colour in (("p99", ORANGE), ("p50", BLUE)):
+        figures = [math.nan if ms is None else ms for ms in bins[f"{name}_ms"]]
+        latency.plot(at_s, figures, color=colour, linewidth=0.8, label=name)
+    latency.set_yscale("log")
+    latency.set_ylabel("ms, by when it was due")
+    latency.legend(ncols=2, loc="upper right")
+    errors.bar(at_s, bins["errors"], line["bin_ms"] / 1000, color=RED)
+    errors.set_ylim(0, max(1, *bins["errors"]))
+    errors.set_ylabel("errors")
+    errors.set_xlabel(f"s (bins of {line['bin_ms']} ms)")
+    errors.set_xlim(0, at_s[-1])
+    for event in line["events"]:
+        for axes in (rate, latency, errors):
+            axes.axvspan(event["at_s"], event["well_at_s"], color=GREY, alpha=0.12, linewidth=0)
+            axes.axvspan(event["at_s"], event["ended_at_s"], color=RED, alpha=0.12, linewidth=0)
+            axes.axvline(event["at_s"], color=RED, linewidth=0.8)
+        rate.annotate(
+            f"{event['what']}\n{event['who']}", (event["at_s"], 1), xycoords=("data", "axes fraction"),
+            xytext=(0, 3), textcoords="offset points", va="bottom", fontsize=8,
+        )  # fmt: skip
+    settings = line["settings"]
+    drawn.suptitle(
+        f"{settings['per_s']:g} operations a second fall due, on {settings['keys']:,} keys "
+        "(red: the fault lasts; grey: until all is where it should be)",
+        fontsize=10,
+    )
+
+
+@figure("failover", each=fault_of, size=(8.4, 4.2))
+def failover_interruptions(drawn: Figure, line: Line) -> None:
+    """Deaths are noticed at once, silence is waited for: two scales."""
+    places = {"p50_ms": 0.5, "p95_ms": 0.95, "longest_ms": 1.0}
+    deaths = [one for one in line["lines"] if "SIGKILL" in one["fault"]]
+    silences = [one for one in line["lines"] if "SIGKILL" not in one["fault"]]
+    left, right = drawn.subplots(1, 2, sharey=True)
+    calm_ms = [ms for one in line["lines"] for ms in one["without_fault_ms"]]
+    left.ecdf(calm_ms, color=GREY, linestyle="--", label=f"without a fault: {len(calm_ms)} trials")
+    for axes, lines in ((left, deaths), (right, silences)):
+        asked: set[tuple[float, float]] = set()
+        for one, colour in zip(lines, (BLUE, ORANGE, GREEN, "#CC79A7"), strict=False):
+            axes.ecdf(one["interrupted_ms"], color=colour, label=f"{one['fault']}: {len(one['interrupted_ms'])} trials")
+            asked |= {(limit_ms, places[name]) for name, limit_ms in one.get("limits_ms", {}).items()}
+        if asked:
+            columns = zip(*sorted(asked), strict=True)
+            axes.scatter(*columns, marker="<", color=RED, zorder=3, clip_on=False, label="asked: left of here")
+        axes.set_xlim(left=0)
+        axes.set_xlabel("longest time between two acknowledged writes, ms")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    left.set_ylabel("part of the trials")
+    left.set_title("A node dies: how long writes are interrupted")
+    right.set_title("It falls silent, or is cut off")
+
+
+# --- throughput -----------------------------------------------------------------------------------------------------
+
+
+SIDES: Final = {
+    "zkv": ("zkv", BLUE), "floor": ("floor", GREY), "redis": ("Redis Cluster, redis-py", ORANGE),
+    "memcached": ("memcached, pymemcache", GREEN), "manager-dict": ("multiprocessing dict", "#CC79A7"),
+}  # fmt: skip
+"""What the sides are called, and their colours; others get the ones that are left."""
+SPARE: Final = ("#56B4E9", "#F0E442", "#000000")
+CLIENTS: Final = {
+    "one": "one operation at a time", "pipelined": "pipelines", "batched": "batches", "asyncio": "asyncio",
+}  # fmt: skip
+
+
+ROUNDS: Final = {
+    "gets": "one get at a time", "puts": "one put at a time", "many clients": "64 clients, one operation a message",
+    "large gets": "gets of 1 MB", "large puts": "puts of 1 MB",
+}  # fmt: skip
+
+
+def copies(replicas: int) -> str:
+    """In words."""
+    return f"{replicas} replica{'s' * (replicas > 1)}"
+
+
+def measured_of(line: Line) -> Hashable:
+    """What a comparison of sides was about."""
+    return (line["client"], line["processes"], line["replicas"]) if "client" in line else None
+
+
+def round_of(line: Line) -> Hashable:
+    """What a measurement of single operations was about."""
+    return (line["figure"], line["replicas"]) if line.get("figure") in ROUNDS else None
+
+
+def sides_of(lines: Iterable[Line]) -> dict[str, tuple[str, str]]:
+    """The sides that these lines have: name -> (what it is called, colour)."""
+    names = dict.fromkeys(name for line in lines for name in line["medians"])
+    unknown = [name for name in names if name not in SIDES]
+    spare = {name: (name, colour) for name, colour in zip(unknown, SPARE * len(unknown), strict=False)}
+    return {name: SIDES.get(name) or spare[name] for name in [*SIDES, *unknown] if name in names}
+
+
+def spread(line: Line, side: str) -> tuple[list[float], list[float]]:
+    """How far below and above the median the runs of a side reach, as error bars want it."""
+    runs, median = (line.get("ops_per_s") or line["mb_per_s"])[side], line["medians"][side]
+    return [median - min(runs)], [max(runs) - median]
+
+
+@figure("throughput", each=measured_of, part="operations", size=(11, 7.2))
+def throughput(drawn: Figure, line: Line) -> None:
+    """Bars with the fewest client processes that were measured."""
+    fewest = min(one["processes"] for one in line["lines"])
+    lines = [one for one in line["lines"] if one["processes"] == fewest]
+    for axes, client in zip(drawn.subplots(2, 2).flat, CLIENTS, strict=True):
+        found = {one["replicas"]: one for one in lines if one["client"] == client}
+        sides = sides_of(found.values())
+        width = 0.84 / max(1, len(sides))
+        for number, (side, (label, colour)) in enumerate(sides.items()):
+            for group, one in enumerate(found[replicas] for replicas in sorted(found)):
+                if side not in one["medians"]:
+                    continue
+                place, rate = group + (number - (len(sides) - 1) / 2) * width, one["medians"][side]
+                axes.bar(place, rate, width * 0.92, color=colour, label=label)
+                axes.errorbar(place, rate, spread(one, side), color="black", linewidth=0.8, capsize=2)
+                times = one["median_zkv_to"].get(side)
+                text = f"{rate:,.0f}" if times is None else f"{rate:,.0f}; zkv {times:.2f} ×"
+                axes.annotate(
+                    text, (place, rate + spread(one, side)[1][0]), xytext=(0, 3), textcoords="offset points",
+                    rotation=90, ha="center", va="bottom", fontsize=6,
+                )  # fmt: skip
+        axes.set_xticks(range(len(found)), [copies(replicas) for replicas in sorted(found)])
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.45)
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.grid(visible=False, axis="x")
+        axes.set_ylabel("ops/s")
+        axes.set_title(CLIENTS[client])
+    legend(drawn, sides_of(lines))
+    drawn.suptitle(
+        f"Half puts, half gets on {line['nodes']} nodes; {fewest} client process{'es' * (fewest > 1)}; median, least "
+        f"and greatest of {line['runs']} runs in turn",
+        fontsize=10,
+    )
+
+
+def legend(drawn: Figure, sides: dict[str, tuple[str, str]]) -> None:
+    """One for the whole figure, beside it."""
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=colour, label=label) for label, colour in sides.values()]
+    drawn.legend(handles=handles, loc="outside right upper", fontsize=8)
+
+
+@figure("throughput", each=measured_of, part="operations", size=(11, 9.6))
+def throughput_processes(drawn: Figure, line: Line) -> None:
+    lines = line["lines"]
+    sides = sides_of(lines)
+    counts = sorted({one["replicas"] for one in lines})
+    grid = drawn.subplots(len(CLIENTS), len(counts), sharex=True, sharey="row", squeeze=False)
+    for row, client in zip(grid, CLIENTS, strict=True):
+        for axes, replicas in zip(row, counts, strict=True):
+            of_here = [one for one in lines if (one["client"], one["replicas"]) == (client, replicas)]
+            for side, (_, colour) in sides.items():
+                points = sorted((one["processes"], one) for one in of_here if side in one["medians"])
+                if not points:
+                    continue
+                reach = [spread(one, side) for _, one in points]
+                axes.errorbar(
+                    [count for count, _ in points], [one["medians"][side] for _, one in points],
+                    [[below for (below,), _ in reach], [above for _, (above,) in reach]],
+                    color=colour, marker=".", linewidth=1, elinewidth=0.8, capsize=2,
+                )  # fmt: skip
+            axes.set_yscale("log")
+            axes.set_title(f"{CLIENTS[client]}, {copies(replicas)}", fontsize=8)
+        row[0].set_ylabel("ops/s")
+    processes = sorted({one["processes"] for one in lines})
+    for axes in grid[-1]:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(processes, [f"{count}" for count in processes])
+        axes.set_xlabel("client processes")
+    legend(drawn, sides)
+    drawn.suptitle(f"Half puts, half gets on {line['nodes']} nodes, on {line['machine']['cpus']} cores", fontsize=10)
+
+
+@figure("throughput", each=round_of, part="rounds", size=(8.4, 4.8))
+def throughput_rounds(drawn: Figure, line: Line) -> None:
+    """zkv as a ratio to the others: single operations, and large values."""
+    axes = drawn.subplots()
+    lines = sorted(line["lines"], key=lambda one: (list(ROUNDS).index(one["figure"]), one["replicas"]))
+    sides = {name: look for name, look in sides_of(lines).items() if name != "zkv"}
+    height = 0.8 / max(1, len(sides))
+    for group, one in enumerate(lines):
+        for number, (side, (_, colour)) in enumerate(sides.items()):
+            if side not in one["median_zkv_to"]:
+                continue
+            place = group + (number - (len(sides) - 1) / 2) * height
+            times, runs = one["median_zkv_to"][side], one["zkv_to"][side]
+            axes.barh(place, times, height * 0.9, color=colour)
+            axes.errorbar(
+                times, place, xerr=[[times - min(runs)], [max(runs) - times]], color="black", linewidth=0.8, capsize=2
+            )
+            axes.annotate(f"{times:.2f}", (max(runs), place), xytext=(3, 0), textcoords="offset points", va="center",
+                          fontsize=7)  # fmt: skip
+            if side in (one.get("asked") or {}):
+                asked = one["asked"][side]
+                axes.plot([asked, asked], [place - height / 2, place + height / 2], color=RED, linewidth=1.5)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(lines)), [f"{ROUNDS[one['figure']]}, {copies(one['replicas'])}" for one in lines])
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("zkv, times as many as … (red: asked)")
+    legend(drawn, sides)
+
+
+# --- stress ---------------------------------------------------------------------------------------------------------
+
+
+def load_of(line: Line) -> Hashable:
+    """How hard the load was, and whether the placement changed meanwhile."""
+    settings = line["settings"]
+    return settings["get_qps"], settings["set_qps"], settings["ttl_s"], line["churn"] is not None
+
+
+@figure("stress", each=load_of, size=(8.4, 3.8))
+def stress(drawn: Figure, line: Line) -> None:
+    for axes, (kind, title) in zip(drawn.subplots(1, 2, sharey=True), (("get", "gets"), ("put", "sets")), strict=True):
+        curves = {}
+        for one, colour in zip(line["lines"], (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9"), strict=False):
+            settings = one["settings"]
+            churn = ", holders come and go" if one["churn"] else ""
+            label = f"{settings['get_qps']:g} + {settings['set_qps']:g} a second, TTL {settings['ttl_s']:g} s{churn}"
+            if kind in one["kinds"]:
+                curves[label] = one["kinds"][kind]["curve_ms"], colour
+        distributions(axes, curves)
+        axes.legend(fontsize=7)
+        axes.set_title(title)
+    drawn.suptitle("Latency of gets and sets at a steady rate", fontsize=10)
+
+
+# --- drawing --------------------------------------------------------------------------------------------------------
+
+
+def drawn_of(name: str) -> tuple[Figure, Line] | None:
+    """The figure with the line that it shows; None where there is no such line."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     drawing = DRAWINGS[name]
-    line = newest(drawing.experiment, drawing.where)
+    line = newest(drawing.experiment, drawing.each, **drawing.where)
     if line is None:
-        return f"{name}: left out, there is no such line in results/{drawing.experiment}.jsonl"
+        return None
     with mpl.rc_context(STYLE):
         drawn = Figure(figsize=drawing.size, layout="constrained")
         drawing.draw(drawn, line)
         about = f"{line['command']}, {line['when'][:10]}, commit {line['commit']}"
         quick = "quick run · " if line.get("quick") else ""
         drawn.supxlabel(quick + about, fontsize=6, color=RED if quick else GREY, ha="right", x=0.99)
+    return drawn, line
+
+
+def left_out(name: str) -> str:
+    """Why there is no such figure."""
+    return f"{name}: left out, there is no such line in results/{DRAWINGS[name].experiment}.jsonl"
+
+
+def draw(name: str) -> str:
+    """Draw one into its files; what is to be said of it."""
+    import matplotlib as mpl
+
+    found = drawn_of(name)
+    if found is None:
+        return left_out(name)
+    drawn, line = found
+    with mpl.rc_context(STYLE):
         drawn.savefig(FIGURES / f"{name}.png")
         drawn.savefig(FIGURES / f"{name}.svg", metadata={"Date": None})
-    return f"{name}: {'of a quick run, ' * bool(quick)}{line['when']}"
+    return f"{name}: {'of a quick run, ' * bool(line.get('quick'))}{line['when']}"
+
+
+# --- for notebooks --------------------------------------------------------------------------------------------------
+
+
+class Image(NamedTuple):
+    """A figure that a notebook shows where it is the value of a cell."""
+
+    png: bytes
+
+    def __repr__(self) -> str:
+        return "a figure"
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+
+class Text(str):
+    """Text that a notebook shows as it is."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def image(name: str) -> Image | Text:
+    """A figure of results/ as it is now; no file is written."""
+    import matplotlib as mpl
+
+    found = drawn_of(name)
+    if found is None:
+        return Text(left_out(name))
+    with mpl.rc_context(STYLE | {"figure.dpi": 100}):
+        file = io.BytesIO()
+        found[0].savefig(file, format="png", dpi=100)
+    return Image(file.getvalue())
+
+
+def table(rows: Iterable[Sequence[object]]) -> Text:
+    """Columns of text, numbers to the right; the first row is the head. A head alone: nothing has been measured."""
+    cells = [[f"{cell:,.4g}" if isinstance(cell, float) else f"{cell}" for cell in row] for row in rows]
+    if len(cells) < 2:
+        return Text("not measured yet")
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return Text(
+        "\n".join("  ".join((row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:]))) for row in cells)
+    )
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
 
 
 @click.command(help=__doc__)
