@@ -35,6 +35,7 @@ prove: $(STAMP) ## Run the slow tests, and simulate many more seeds than the tes
 bench: $(STAMP) ## Run every experiment, write results/ (about an hour; has a use for redis-server)
 	@$(PY) -m pip install -qq --disable-pip-version-check --editable '.[experiments]'
 	@$(PY) experiments/throughput.py
+	@$(PY) experiments/throughput.py --part rounds
 	@$(PY) experiments/failover.py
 	@$(PY) experiments/false_alarm.py
 	@$(PY) experiments/recovery.py
