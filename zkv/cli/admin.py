@@ -219,9 +219,9 @@ def events(manager: str, timeout: float, json_: bool, after: int | None, limit: 
     With --json one object a line.
     """
     with _link(manager, timeout) as link:
-        start = max(0, link.events(limit=0)[1] - limit) if after is None else after
-        newest = _print_events(link, start, limit, json_, follow=follow)
         try:
+            start = max(0, link.events(limit=0)[1] - limit) if after is None else after
+            newest = _print_events(link, start, limit, json_, follow=follow)
             while follow:
                 time.sleep(FOLLOW_S)
                 try:
@@ -229,7 +229,8 @@ def events(manager: str, timeout: float, json_: bool, after: int | None, limit: 
                 except ManagerUnreachable as error:  # it may be just being restarted
                     click.echo(f"{error}; still trying", err=True)
         except KeyboardInterrupt:
-            return
+            if not follow:
+                raise
 
 
 def _print_events(link: AdminLink, after: int, limit: int, json_: bool, *, follow: bool) -> int:
