@@ -16,7 +16,7 @@ import zmq
 
 from zkv.core.node.local import MANAGER, PUBLISH, Address
 from zkv.net import sockets
-from zkv.net.poller import READABLE, WRITABLE, Poller
+from zkv.net.poller import READABLE, WRITABLE, Poller, has_frames
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
@@ -138,8 +138,10 @@ class Links:
             if event & READABLE:
                 receive = socket.recv
                 try:
-                    for _ in range(DRAIN_FRAMES):
-                        frames.append((address, receive(zmq.NOBLOCK)))  # noqa: PERF401 (it ends by an exception)
+                    for taken in range(DRAIN_FRAMES):
+                        frames.append((address, receive(zmq.NOBLOCK)))
+                        if not taken and not has_frames(socket):
+                            break
                 except zmq.Again:
                     pass
 

@@ -21,7 +21,7 @@ from zkv.net import collecting, sockets
 from zkv.net.clock import now_ms
 from zkv.net.links import DRAIN_FRAMES, Context, Links, Socket
 from zkv.net.partition import Partition
-from zkv.net.poller import READABLE
+from zkv.net.poller import READABLE, has_frames
 from zkv.net.signals import Termination
 from zkv.net.usage import Usage
 
@@ -72,14 +72,7 @@ class NodeHost:
         partition = self._partition
         for socket, event in events:
             if socket is self.router and event & READABLE:
-                receive = self.router.recv_multipart
-                try:
-                    for _ in range(DRAIN_FRAMES):
-                        message = receive(zmq.NOBLOCK)
-                        if len(message) == 2:
-                            frames.append((message[0], message[1]))
-                except zmq.Again:
-                    pass
+                self._take_requests(frames)
             elif partition is not None and socket == partition.fd:
                 partition.renew(self.links.poller)
                 self.links.drop_waiting(partition.is_cut)
@@ -101,6 +94,23 @@ class NodeHost:
                 if address != MANAGER and not self.links.is_open(address):
                     self._connect(address)
                 self.links.send(address, frame)
+
+    def _take_requests(self, frames: list[tuple[Address, bytes]]) -> None:
+        """What waits at the ROUTER, as (route, frame). A message of more than one frame is nobody's that we know."""
+        receive = self.router.recv
+        try:
+            for taken in range(DRAIN_FRAMES):
+                route = receive(zmq.NOBLOCK)
+                frame = receive(zmq.NOBLOCK, copy=False)
+                if frame.more:
+                    while frame.more:
+                        frame = receive(zmq.NOBLOCK, copy=False)
+                else:
+                    frames.append((route, frame.bytes))
+                if not taken and not has_frames(self.router):
+                    return
+        except zmq.Again:
+            pass
 
     def _answer(self, route: bytes, frame: bytes) -> None:
         self.links.poller.used(self.router)
