@@ -104,9 +104,10 @@ def test_those_of_the_dead_are_removed_and_no_others(namespaces: Any) -> None:
 
 def test_a_cluster_goes_on_without_a_node_that_is_cut_off(namespaces: Any) -> None:
     with (
-        namespaces.Network("clients", "manager", "server1", "server2") as network,
+        namespaces.Network("clients", "manager", "server1", "server2", "server3") as network,
         network.entered("clients"),
-        namespaces.NamespacedCluster(network, nodes=2, replicas=2, shards=4) as cluster,
+        # Of two nodes that have only just met, and do not agree, each would be dropped from the other's shards.
+        namespaces.NamespacedCluster(network, nodes=3, replicas=3, shards=4) as cluster,
         cluster.client(timeout_s=WAIT_S) as kv,
     ):
         first = kv.put("key", 1)
