@@ -320,3 +320,22 @@ def test_more_clients_than_walks_come_to_an_end_nevertheless(monkeypatch: pytest
         if set(cursors.values()) == {None}:
             break
     assert {len(found) for found in seen.values()} == {len(set(found)) for found in seen.values()} == {60}
+
+
+@pytest.mark.parametrize("most", [1, 2, 7])
+def test_a_walk_that_gives_way_comes_to_its_end(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """However little is looked at for each page: none at all would be for ever."""
+    monkeypatch.setattr(walks, "SORTED_AT_ONCE", most)
+    node = Node()
+    for number in range(20):
+        node.put(f"k{number}")
+    seen: list[Any] = []
+    cursor: int | None = 0
+    for _ in range(200):
+        node.pass_time()
+        what = 1 << wire.SCAN_MODE_BITS | wire.SCAN_KEYS
+        _, (keys, *_, cursor, _) = node.walks.scan(5, 0, "", cursor or 0, what, Budget(), alone=False)
+        seen += keys
+        if cursor is None:
+            break
+    assert sorted(seen) == sorted(f"k{number}" for number in range(20))

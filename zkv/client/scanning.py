@@ -23,7 +23,8 @@ from zkv.errors import ProtocolError
 from zkv.values import Codec, check_keys
 
 SHARDS_AT_ONCE: Final = 16
-"""Shards whose pages are asked for together; a node takes no more of them in one request."""
+"""Shards whose pages are asked for together. A node looks at a bounded number of keys for a request: the pages of more
+shards would mostly come back empty."""
 WALK_BITS: Final = 40
 
 Position = dict[int, int]

@@ -53,7 +53,8 @@ class Expiring:
             self.reclaim()
 
     def reclaim(self, *, exactly: bool = False) -> None:
-        """Delete what is due; by a few milliseconds more than that only if `exactly` that is asked for."""
+        """Delete what is due: what lies in slots of the wheel that are over; with `exactly` the rest as well, which is
+        due by a few milliseconds."""
         local, expiry = self.local, self.local.store.expiry
         cluster_ms = local.cluster_ms
         if not cluster_ms:

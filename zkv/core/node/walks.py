@@ -212,7 +212,7 @@ class Walks:
             self._turn_ms, self._looked = local.now_ms, 0
             self.forget_idle()
         later: list[Any] = [[], None, None, None, cursor, None]
-        most = SORTED_AT_ONCE if alone else SORTED_AT_ONCE // BUSY_PART
+        most = SORTED_AT_ONCE if alone else -(-SORTED_AT_ONCE // BUSY_PART)  # at least one, or no walk would ever end
         left = most - self._looked
         name = client, what, shard
         walk = self._walks.pop(name, None)
