@@ -68,13 +68,28 @@ def wait_connected(dealers: Sequence[Socket]) -> None:
             raise TimeoutError(f"no connection to {len(dealers)} nodes of the floor within {WAIT_MS / 1000:g} s")
 
 
-class FloorServers:
+class _Processes:
+    """A context manager: processes that end with its block."""
+
+    def __init__(self) -> None:
+        self._children = Children()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._children.close()
+
+
+class FloorServers(_Processes):
     """A context manager: the node processes run within the block."""
 
     def __init__(self, nodes: int, copies: int) -> None:
         if not 1 <= copies <= nodes:
             raise ValueError(f"{nodes} nodes cannot hold {copies} copies: name fewer replicas, or more nodes")
-        self._children = Children()
+        super().__init__()
         try:
             started = [
                 self._children.start_ready(f"floor{number}", [sys.executable, str(_HERE / "floor_node.py")], stdin=True)
@@ -91,23 +106,15 @@ class FloorServers:
             self._children.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._children.close()
-
     def settle(self) -> None:
         """There is nothing to wait for: what was answered is everywhere."""
 
 
-class EchoServers:
+class EchoServers(_Processes):
     """A context manager: one process that answers the same bytes to every message."""
 
     def __init__(self, request: bytes, reply: bytes, value: bytes) -> None:
-        self._children = Children()
+        super().__init__()
         try:
             command = [sys.executable, str(_HERE / "floor_echo.py"), "--reply", reply.hex()]
             _, endpoint = self._children.start_ready("echo", command)
@@ -116,14 +123,6 @@ class EchoServers:
             raise
         self.address = endpoint, request, reply, value
         """What a client of it takes."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._children.close()
 
     def settle(self) -> None:
         """There is nothing to wait for."""
