@@ -230,3 +230,25 @@ def test_complaints_never_leave_a_set_to_a_suspect() -> None:
     assert world.map() == ["epoch 1 on B C"]
     world.run(200)
     assert world.map()[0] == "epoch 2 on C, waits for B"
+
+
+def test_a_pair_waits_while_one_of_them_has_not_been_heard() -> None:
+    # Cut off before its first heartbeat arrived, B is silent within its allowance as one that just joined:
+    # of the two it is B that is cut off, and A must not leave the shards that B leads and cannot serve.
+    world = World("AB", join=False, replicas=2)
+    world.join("A")
+    world.join("B")
+    world.speaking.discard("B")
+    world.accusing = {"A": "B"}
+    while "B is down" not in world.map():
+        world.run(50)
+        assert world.now_ms < 60_000.0
+    assert world.story() == told("""
+        A joins from tcp://A:1 (1 of 2)
+        B joins from tcp://B:1 (2 of 2)
+        map 1: 2 shards on 2 nodes, 2 replicas
+        B is taken for down: silent for 800 ms
+        epoch 2 on A, waits for B
+        epoch 2 on A, waits for B
+        B is down
+    """)

@@ -9,7 +9,9 @@ lasted, without a gap, as long as a silence that counts as death; then
 - where only a pair cannot agree, the backup goes, in the shards of which the other is primary.
 
 Pairs wait for younger accusations that could still make a majority: otherwise the first accuser to lose
-patience would be dropped in place of the accused. A pair that was parted is not brought together again for a while.
+patience would be dropped in place of the accused. They wait too while the manager does not hear both: of two
+that cannot reach each other, one that is silent besides is cut off, and its silence is judged (it may have
+an allowance, as one that has just joined); parted before that, its shards would be left to it alone. A pair that was parted is not brought together again for a while.
 Each relapse makes the while longer. Durations are measured on the detector's awake clock.
 """
 
@@ -104,11 +106,17 @@ class Accusations:
         """Whether `boot` is to be kept away because its peers could not reach it."""
         return boot in self._isolated
 
-    def judge(self, live: Collection[int], neighbours: Mapping[int, AbstractSet[int]], awake_ms: float) -> Judgement:
+    def judge(
+        self,
+        live: Collection[int],
+        speaking: AbstractSet[int],
+        neighbours: Mapping[int, AbstractSet[int]],
+        awake_ms: float,
+    ) -> Judgement:
         """What follows from the accusations now.
 
-        `live`: the nodes that are up with fresh heartbeats; `neighbours`: who shares a shard with whom. A
-        node that is found isolated no longer counts as an accuser, so that two halves of a cluster do not
+        `live`: the nodes that are up with fresh heartbeats; `speaking`: those with a sign of life lately, which
+        being new is not; `neighbours`: who shares a shard with whom. A node that is found isolated no longer counts as an accuser, so that two halves of a cluster do not
         expel each other.
         """
         for accuser in list(self._of):
@@ -124,7 +132,7 @@ class Accusations:
             self._isolated[guilty] = awake_ms
             self._isolations.strike(guilty, awake_ms)
             jury.discard(guilty)
-        return Judgement(found, pardoned, self._pairs(jury, neighbours, awake_ms))
+        return Judgement(found, pardoned, self._pairs(jury, speaking, neighbours, awake_ms))
 
     def _pardon(self, jury: AbstractSet[int], awake_ms: float) -> list[int]:
         for boot in self._isolated:
@@ -136,12 +144,17 @@ class Accusations:
         return over
 
     def _pairs(
-        self, jury: AbstractSet[int], neighbours: Mapping[int, AbstractSet[int]], awake_ms: float
+        self,
+        jury: AbstractSet[int],
+        speaking: AbstractSet[int],
+        neighbours: Mapping[int, AbstractSet[int]],
+        awake_ms: float,
     ) -> list[tuple[int, int]]:
         pairs = []
-        for accuser in sorted(jury):
+        heard = jury & speaking
+        for accuser in sorted(heard):
             for boot, accusation in self._present(accuser, awake_ms).items():
-                if boot not in jury or awake_ms - accusation.since_ms < self._mature_ms:
+                if boot not in heard or awake_ms - accusation.since_ms < self._mature_ms:
                     continue
                 patient = awake_ms - accusation.since_ms < PATIENCE * self._mature_ms
                 pending = any(self._majority(one, jury, neighbours, awake_ms, 0.0) for one in (accuser, boot))

@@ -284,7 +284,8 @@ class Roster:
             return set()
         if self._neighbours[0] != map.version:
             self._neighbours = (map.version, neighbours(map))
-        judgement = self._accusations.judge(live, self._neighbours[1], self.awake_ms)
+        speaking = {boot for boot in live if self._detector.is_speaking(boot)}
+        judgement = self._accusations.judge(live, speaking, self._neighbours[1], self.awake_ms)
         for boot in judgement.isolated:
             self._suspend(boot, "isolated", "most of its peers cannot reach it")
         for boot in judgement.pardoned:
