@@ -60,8 +60,12 @@ class Fragments:
 
     def outgoing(self, out: list[tuple[Address, bytes]], now_ms: float) -> list[tuple[Address, bytes]]:
         """What of `out` leaves now; the rest waits its turn here."""
-        if not self._outboxes and not self._acks and all(len(frame) <= FRAGMENT_BYTES for _, frame in out):
-            return out
+        if not self._outboxes and not self._acks:
+            for _, frame in out:  # a loop, and no `all(…)`: this is executed in every turn, mostly for one frame
+                if len(frame) > FRAGMENT_BYTES:
+                    break
+            else:
+                return out
         leaving, self._acks = self._acks, []
         for to, frame in out:
             outbox = self._outboxes.get(to)
@@ -150,6 +154,8 @@ class Fragments:
 
     def next_wake_ms(self) -> float:
         """When a stalled transfer has to be looked at."""
+        if not self._outboxes:
+            return float("inf")
         return min((outbox.progress_ms + STALLED_MS for outbox in self._outboxes.values()), default=float("inf"))
 
 

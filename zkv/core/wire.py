@@ -188,6 +188,10 @@ UNPARSABLE: Final[tuple[type[Exception], ...]] = (
 """What reading a peer's frame may raise. Our own mistakes are AssertionErrors, and end the process."""
 
 
+_new_tuple: Final = tuple.__new__
+"""Makes a NamedTuple without a call of Python code: there is one for each frame."""
+
+
 class Header(NamedTuple):
     """The decoded fixed header of a frame."""
 
@@ -217,7 +221,7 @@ def decode_header(frame: bytes) -> Header:
         raise Malformed("not a zkv frame")
     if protocol != PROTOCOL:
         raise Malformed(f"protocol version {protocol}, this side speaks {PROTOCOL}")
-    return Header(kind, cluster, sender, target, map_version)
+    return _new_tuple(Header, (kind, cluster, sender, target, map_version))
 
 
 def decode_body(frame: bytes, offset: int = HEADER.size) -> Any:
@@ -243,7 +247,7 @@ def decode_body(frame: bytes, offset: int = HEADER.size) -> Any:
 
 def pack(body: Any) -> bytes:
     """MessagePack with our one set of options."""
-    packed: bytes = msgpack.packb(body, use_bin_type=True)
+    packed: bytes = msgpack.Packer(use_bin_type=True).pack(body)  # `packb` does the same, in twice the time
     return packed
 
 

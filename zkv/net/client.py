@@ -127,12 +127,14 @@ class Standing:
 class _Waiter(Standing):
     """A call of one thread, which waits for it."""
 
-    __slots__ = ("deadline_ms", "signal", "thread")
+    __slots__ = ("deadline_ms", "gone", "signal", "thread")
 
     def __init__(self, home: Connection, arguments: tuple[Any, ...], deadline_ms: float) -> None:
         super().__init__(home, arguments)
         self.deadline_ms = deadline_ms
         self.thread = threading.get_ident()
+        self.gone = False
+        """Whether its thread has left, and seen to the others."""
         self.signal = threading.Lock()
         """Held while there is nothing to wake up for."""
         self.signal.acquire()
@@ -225,7 +227,8 @@ class Connection(ClientHost):
             finally:
                 self._leave(waiter)
         finally:
-            self._leave(waiter)  # again: a signal may have ended the first
+            if not waiter.gone:
+                self._leave(waiter)  # again: a signal ended the first
         assert waiter.call is not None
         return waiter.call
 
@@ -266,7 +269,8 @@ class Connection(ClientHost):
             finally:
                 self._leave(watcher)
         finally:
-            self._leave(watcher)  # again: a signal may have ended the first
+            if not watcher.gone:
+                self._leave(watcher)  # again: a signal ended the first
 
     def give_up(self, standing: Sequence[Standing]) -> None:
         """Nobody wants these calls any more: the next turn forgets them, and whoever waits for one waits no more."""
@@ -304,7 +308,8 @@ class Connection(ClientHost):
 
     def _turn(self, timeout_ms: float | None) -> None:
         """Wait for frames, at most so long (None: don't look at all), and take one step."""
-        self._check()
+        if self._closing or self.condemned:
+            self._check()
         events = []
         if timeout_ms is not None:
             self._polling = True
@@ -363,6 +368,7 @@ class Connection(ClientHost):
             waiter.given_up = True
             self._inbox.append(waiter)  # the driver is to forget it
         if self._wheel.get(0) is not waiter:
+            waiter.gone = True
             return
         if self._in_turn:
             self.condemned = True
@@ -371,12 +377,15 @@ class Connection(ClientHost):
             self._close_sockets()
             sleepers = [*self._waiters.values(), *_waiters_in(self._inbox), *list(self._watchers)]
         else:
-            sleepers = [one for one in list(self._waiters.values()) if not one.done and not one.given_up][:1]
+            under_way = list(self._waiters.values()) if self._waiters else []
+            sleepers = [one for one in under_way if not one.done and not one.given_up][:1]
         self._wheel.pop(0, None)
         # Somebody may have put something into the inbox, or begun to watch, and found us still driving.
-        newcomers = [one for one in _waiters_in(self._inbox) if not one.given_up]
-        for other in (*sleepers, *newcomers[:1], *list(self._watchers)[:1]):
-            other.wake()
+        if sleepers or self._inbox or self._watchers:
+            newcomers = [one for one in _waiters_in(self._inbox) if not one.given_up]
+            for other in (*sleepers, *newcomers[:1], *list(self._watchers)[:1]):
+                other.wake()
+        waiter.gone = True
 
     # --- those who sleep -------------------------------------------------------------------------------------------
 

@@ -8,13 +8,16 @@ waits for company.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from operator import itemgetter
-from typing import Any, NamedTuple
+from operator import attrgetter, itemgetter
+from typing import Any, Final, NamedTuple
 
 from msgpack import ExtType
 
 from zkv.core import wire
 from zkv.core.client.calls import Answer, Call, Failure
+
+
+_DEADLINE_MS: Final = attrgetter("deadline_ms")
 
 
 class Kind(NamedTuple):
@@ -97,6 +100,9 @@ class Batch:
         """The nearest of those who wait: nobody's operation may be done after he was told that it failed."""
         if self.call is not None:
             return self.call.deadline_ms
+        if self.left is None:
+            nearest_ms: float = min(map(_DEADLINE_MS, self.calls))
+            return nearest_ms
         return min(self.calls[index].deadline_ms for index in self.open())
 
     def op_at(self, index: int) -> int:

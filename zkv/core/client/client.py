@@ -58,6 +58,7 @@ ACCUSE_MS: Final = 150.0
 """Interval of these reports, while they last: gaps between them must not look like an end."""
 PULL_MS: Final = 50.0
 MANAGER_MS: Final = 200.0
+_new_tuple: Final = tuple.__new__
 FINAL: Final = {
     wire.EXPIRED: "the session expired on the server",
     wire.OVERTAKEN: "its answer is lost: an earlier try has come to it",
@@ -110,6 +111,10 @@ class ClientCore:
         self._asked_manager_ms = float("-inf")
         self._pulled_ms = float("-inf")
         self._accused_ms = float("-inf")
+        self._chores_ms = float("-inf")
+        """Before this no try times out, and nothing else follows the clock but deadlines."""
+        self._roused = False
+        """Whether something happened that chores have to look into."""
         self._out: list[tuple[Address, bytes]] = []
         self._fragments = Fragments()
         self._handlers: dict[int, Callable[[Address, wire.Header, bytes], None]] = {
@@ -181,7 +186,8 @@ class ClientCore:
         boot = self._any_replica(shard) if spread else self._primaries[shard]
         if op == wire.GET_ANY and boot == self._primaries[shard]:
             op = wire.GET
-        kind = Kind(op, call.ack, spread, int(call.deadline_ms - self._now_ms).bit_length())
+        # Not `Kind(…)`: that is a call of Python code, and this comes by for each operation.
+        kind = _new_tuple(Kind, (op, call.ack, spread, int(call.deadline_ms - self._now_ms).bit_length()))
         link = self._links.get(boot)
         if link is None:
             link = self._links[boot] = Link()
@@ -227,7 +233,8 @@ class ClientCore:
 
     def _enter(self, batch: Batch) -> None:
         """Give a batch its identity, and tell its calls."""
-        if any(op in wire.WRITES for op in ((batch.op,) if isinstance(batch.op, int) else batch.op)):
+        op = batch.op
+        if op in wire.WRITES if isinstance(op, int) else not wire.WRITES.isdisjoint(op):
             self._batches += 1
             batch.number = self._batches
             self._open_writes[batch.number] = batch
@@ -268,8 +275,10 @@ class ClientCore:
     def _send_tries(self, boot: int, link: Link) -> None:
         """Send what the window allows, if the node is known to live, and its clock is known."""
         if boot not in self.map.members:
+            self._roused = True
             return
         if link.broken:
+            self._roused = True
             if self._now_ms - link.hello_ms >= HELLO_MS:
                 if link.hello_ms > float("-inf"):
                     self._pull_map(MANAGER)  # it does not answer: perhaps it is no longer there
@@ -281,6 +290,8 @@ class ClientCore:
                 self._send_try(boot, link, attempt)
         while link.queue and (link.queue[0].op == wire.WATCH or self._occupied(link) < WINDOW):
             self._send_try(boot, link, link.queue.pop(0))
+        if link.loose:
+            self._roused = True  # they wait for those under way, but not for ever
 
     def _occupied(self, link: Link) -> int:
         """Tries under way that keep a node busy: watches only wait there."""
@@ -288,6 +299,8 @@ class ClientCore:
 
     def _may_share(self, link: Link, kind: Kind) -> bool:
         """Whether operations of `kind` need not wait for those before them."""
+        if not link.tries:
+            return True
         under_way = [one.sent_ms for one in link.tries.values() if one.kind == kind]
         if len(under_way) < SHARED_WINDOW:
             return True
@@ -296,20 +309,24 @@ class ClientCore:
     def _gather(self, link: Link, kind: Kind) -> Try | None:
         """Make a batch of the operations that wait; None if nobody waits for them any more."""
         loose = link.loose[kind]
-        if not all(call.open for call in loose.calls):
-            loose = link.loose[kind] = loose.of_open_calls()
-        if len(loose) > BATCH_OPS or loose.values:
+        for call in loose.calls:
+            if not call.open:
+                loose = link.loose[kind] = loose.of_open_calls()
+                break
+        count = len(loose.calls)
+        large = loose.values and count > 1 and not are_small(loose.values, BATCH_BYTES // BATCH_OPS)
+        if count > BATCH_OPS or large:
             loose = loose.take(BATCH_OPS, BATCH_BYTES)
         if loose is link.loose[kind] or not link.loose[kind]:
             del link.loose[kind]
-        if not loose:
+        if not loose.calls:
             return None
         batch = Batch(
             kind.op, kind.ack, loose.places, loose.shards, loose.keys, loose.values or None, loose.operands or None,
             loose.ttls if any(loose.ttls) else None, calls=loose.calls, spread=kind.spread,
         )  # fmt: skip
         self._enter(batch)
-        return self._new_try(batch, kind.op, range(len(loose)), kind)
+        return self._new_try(batch, kind.op, range(len(loose.calls)), kind)
 
     def _send_try(self, boot: int, link: Link, attempt: Try) -> None:
         batch = attempt.batch
@@ -326,6 +343,7 @@ class ClientCore:
         attempt.sent_ms = self._now_ms
         patience_ms = REPLICA_TRY_MS if attempt.op in wire.REPLICA_READS else TRY_MS
         attempt.timeout_ms = min(patience_ms * 2 ** min(attempt.attempt - 1, 8), TRY_MAX_MS)
+        self._chores_ms = min(self._chores_ms, self._now_ms + attempt.timeout_ms)
         link.tries[self._requests] = attempt
         self.counts["requests"] += 1
         self.counts["operations"] += len(attempt.indices)
@@ -333,22 +351,29 @@ class ClientCore:
             self._budget.first_try()
             if batch.spread:
                 self._chooser.asked(len(attempt.indices))
-        whole = type(attempt.indices) is range
-        pick = (lambda column: column) if whole else picker(attempt.indices)
+        op, indices = attempt.op, None
+        shards, keys, values, operands, ttls = batch.shards, batch.keys, batch.wire_values, batch.operands, batch.ttls
+        if type(attempt.indices) is not range:
+            pick = picker(attempt.indices)
+            op = op if isinstance(op, int) else bytes(pick(op))
+            indices, shards, keys = wire.pack_u16(attempt.indices), pick(shards), pick(keys)
+            values, operands, ttls = (
+                None if column is None else pick(column) for column in (values, operands, ttls)
+            )
         body = [
             self._requests,
             attempt.attempt,
             batch.number,
             next(iter(self._open_writes), batch.number),
             int(deadline_ms + link.offset_ms),
-            attempt.op if whole or isinstance(attempt.op, int) else bytes(pick(attempt.op)),
-            None if whole else wire.pack_u16(attempt.indices),
-            wire.pack_u16(pick(batch.shards)),
-            pick(batch.keys),
-            None if batch.wire_values is None else pick(batch.wire_values),
+            op,
+            indices,
+            wire.pack_u16(shards),
+            keys,
+            values,
             batch.ack,
-            None if batch.operands is None else wire.pack_u64(pick(batch.operands)),
-            None if batch.ttls is None else wire.pack_u64(pick(batch.ttls)),
+            None if operands is None else wire.pack_u64(operands),
+            None if ttls is None else wire.pack_u64(ttls),
         ]
         self._send(boot, wire.REQUEST, body)
 
@@ -419,28 +444,39 @@ class ClientCore:
             self._expire_calls()
         for source, frame in frames:
             self._receive(source, frame)
-        self._time_out_tries()
-        if self._hedging:
-            self._hedge()
-        self._rescue_reads()
-        self._try_again()
-        self._route()
+        # Most turns send fresh calls or take answers; only where something is due, or unusual, is all looked at.
+        chores = self._roused or now_ms >= self._chores_ms or self._waiting or self._hedging or self._hopeless
+        self._roused = False
+        if chores:
+            self._time_out_tries()
+            if self._hedging:
+                self._hedge()
+            self._rescue_reads()
+            self._try_again()
+        if self._fresh:
+            self._route()
         for boot, link in self._links.items():
-            if link.waiting or link.pinged_ms is not None:
+            if link.loose or link.queue or link.pinged_ms is not None:
                 self._send_tries(boot, link)
-        self._keep_contact()
+        if chores or self._roused or not self.map.version:
+            self._keep_contact()
+            self._chores_ms = self._next_wake_ms()
         for call in self.finished:
             self._calls.pop(call, None)
         out, self._out = self._out, []
-        self.next_wake_ms = max(now_ms + 1.0, self._next_wake_ms())
+        deadline_ms = self._deadline_ms if self._calls else float("inf")
+        self.next_wake_ms = max(now_ms + 1.0, min(self._chores_ms, deadline_ms))
         return self._fragments.outgoing(out, now_ms)
 
     def _receive(self, source: Address, frame: bytes) -> None:
         try:
             received = self._fragments.receive(source, frame, self._now_ms)
             if received is None:
+                self._roused = True
                 return
             header, frame = received
+            if header.kind != wire.REPLY:
+                self._roused = True
             if isinstance(source, int) and (link := self._links.get(source)) is not None:
                 link.pinged_ms = None
             handler = self._handlers.get(header.kind)
@@ -458,8 +494,7 @@ class ClientCore:
         self._out.append((to, header + packed))
 
     def _next_wake_ms(self) -> float:
-        wakes = [self._deadline_ms] if self._calls else []
-        wakes += [due_ms for due_ms, *_ in self._waiting]
+        wakes = [due_ms for due_ms, *_ in self._waiting]
         late_ms = self._chooser.late_ms if self._hedging else float("inf")
         for link in self._links.values():
             for one in link.tries.values():
@@ -506,6 +541,7 @@ class ClientCore:
         if statuses is None and type(current.indices) is range and batch.left is None:
             batch.take_all(versions, values, header.sender, self.finished)
         elif not batch.over:
+            self._roused = True
             self._merge(current, header.sender, statuses or bytes(len(versions)), versions, values)
         if batch.over:
             self._close(batch)

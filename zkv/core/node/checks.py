@@ -78,7 +78,7 @@ def check_request(settings: ClusterSettings, request: Request, shards: list[int]
     columns: tuple[Any, ...] = (
         keys, request.indices, values, operands, request.expiries, op if type(op) is bytes else None
     )  # fmt: skip
-    if not 0 < count <= OPS_LIMIT or any(column is not None and len(column) != count for column in columns):
+    if not 0 < count <= OPS_LIMIT or {len(column) for column in columns if column is not None} != {count}:
         raise Malformed("columns of different length, or none, or too many")
     kinds = {op} if type(op) is int else set(op) if type(op) is bytes else {None}
     if not kinds <= (wire.MIXABLE if type(op) is bytes else wire.OPERATIONS):

@@ -48,8 +48,8 @@ class Expiring:
 
     def tend(self) -> None:
         """Beginning of a turn: reclaim, if it is time."""
-        self._report_lag()
         if self._left or self.local.now_ms >= self._reclaimed_ms + INTERVAL_MS:
+            self._report_lag()
             self.reclaim()
 
     def reclaim(self, *, exactly: bool = False) -> None:

@@ -121,6 +121,11 @@ class Filling:
 
     # --- a turn ----------------------------------------------------------------------------------------------------
 
+    @property
+    def busy(self) -> bool:
+        """Whether there are learners, or the manager has yet to be told of some that are filled."""
+        return bool(self.fills or self._unreported) or any(group.learners for group in self.serving.groups)
+
     def advance(self, wake: Callable[[float], None]) -> None:
         """End of a turn, after all batches of it have left: move every fill as far as it can go."""
         if not self.fills and not any(group.learners for group in self.serving.groups):

@@ -75,7 +75,9 @@ class Following:
                 part = self._writes(stream, header, seq, item)
                 if part is not None:
                     parts.append(part)
-            elif kind == ADOPT_PART:
+                continue
+            local.roused = True
+            if kind == ADOPT_PART:
                 self._adopt(stream, header, seq, item[1])
             elif kind == ACTIVE_PART:
                 self._activated(header.sender, *map(wire.unpack_u64, item[1:4]))
@@ -241,14 +243,18 @@ class Following:
                     )  # fmt: skip
                     session.record(batch).forgetful |= results is False
 
-    def acknowledge(self) -> None:
-        """End of the turn: one cumulative acknowledgement a stream, with everything still refused."""
+    def acknowledge(self) -> bool:
+        """End of the turn: one cumulative acknowledgement a stream, with everything still refused. Returns whether
+        there was any."""
         local = self.local
+        if not self._owed:
+            return False
         for sender, route in self._owed.items():
             stream = local.incoming.get(sender)
             if stream is not None:
                 local.send(route, wire.ACK, [stream.received, stream.gap, self.refusals(stream)])
         self._owed.clear()
+        return True
 
     def refusals(self, stream: InStream) -> list[tuple[int, int, int]]:
         """Refusals are repeated in *every* acknowledgement until the sender shows that it knows (SAFETY 6)."""

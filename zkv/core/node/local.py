@@ -61,6 +61,8 @@ class Local:
         self.incoming: dict[int, InStream] = {}
         self.out: list[tuple[Address, bytes]] = []
         """Frames to send at the end of the step, in order."""
+        self.roused = True
+        """Whether something happened in this turn that its end has to look into."""
         self.usage = Load()
         """What only the host can know of it: it writes this before a step."""
         self.operations = 0

@@ -35,6 +35,8 @@ PULL_MS: Final = 20.0
 LEASE_RETRY_MS: Final = 20.0
 """Interval at which a peer is asked for a grant that does not count yet."""
 EXPIRE_MS: Final = 1000.0
+CHORES_MS: Final = 20.0
+"""What writes leave to be looked after (a re-send, an expiry) is looked after this soon, and not in every turn."""
 STASH_LIMIT: Final = 1024
 """Frames kept until the map they were sent under arrives; further ones are dropped and come again."""
 STASH_BYTES: Final = 64 * 1024 * 1024
@@ -42,6 +44,8 @@ STASH_MS: Final = 1000.0
 """For so long. Who sent it has tried again by then, or given up."""
 STASHED: Final = frozenset((wire.REQUEST, wire.BATCH, wire.TAIL_PULL, wire.TAILS, wire.FENCE))
 """Frames that act on epochs: they wait until this node knows the map they were sent under (SAFETY 4)."""
+PLAIN: Final = frozenset((wire.REQUEST, wire.BATCH, wire.ACK))
+"""Frames that come all the time. Their handlers say so (`Local.roused`) if one of them calls for chores."""
 
 
 class Node:
@@ -72,6 +76,8 @@ class Node:
         """(when it came, source, frame)"""
         self._stash_bytes = 0
         self._wakes: list[float] = []
+        self._restless = False
+        """Whether something is under way that each turn may move."""
         self._memory_limit_bytes = memory_limit_bytes
         self._set_up(ClusterSettings(), ShardMap.empty())
         self._handlers: dict[int, Callable[[Address, wire.Header, bytes], None]] = {
@@ -141,6 +147,8 @@ class Node:
             header, frame = received
             if not self._addressed_here(source, header):
                 return
+            if header.kind not in PLAIN:
+                local.roused = True
             if header.map_version > local.map.version and header.kind not in (wire.MAP, wire.MAP_DELTA):
                 self._pull(source, header.map_version)
                 if header.kind in STASHED:
@@ -178,6 +186,21 @@ class Node:
             return
 
     def _end_turn(self) -> None:
+        """Replication and acknowledgements leave; chores are done where there are any.
+
+        A turn costs tens of microseconds of rarely executed code, and most turns have nothing to look after: leases,
+        heartbeats and re-sends follow the clock, and takeovers, fills and watches are rare.
+        """
+        local, now_ms = self.local, self.local.now_ms
+        if local.roused or self._restless or now_ms >= self.next_wake_ms:
+            local.roused = False
+            self._do_chores()
+            return
+        if self.serving.flush() + self.following.acknowledge():
+            self.next_wake_ms = min(self.next_wake_ms, now_ms + CHORES_MS)
+
+    def _do_chores(self) -> None:
+        """All that the end of a turn may have to look after, and when it has to be looked after again."""
         local, settings = self.local, self.local.settings
         now_ms = local.now_ms
         self._wakes = [now_ms + settings.heartbeat_ms]
@@ -205,6 +228,10 @@ class Node:
         self.contact.keep(local, self._wakes.append)
         self._wakes.append(self.fragments.next_wake_ms())
         self.next_wake_ms = max(now_ms + 1.0, min(self._wakes))
+        self._restless = (
+            self.takeovers.busy or self.requests.waiting or self.filling.busy or self.watching.busy
+            or local.limit_bytes > 0
+        )  # fmt: skip
 
     # --- the manager -----------------------------------------------------------------------------------------------
 
@@ -218,6 +245,7 @@ class Node:
             self._set_up(ClusterSettings.from_wire(settings), ShardMap.empty(header.cluster))
             self.local.now_ms, self.local.out, self.local.fired = now_ms, out, fired
             self.local.clock = clock
+            self.local.roused = True
         self.local.clock.learn(cluster_ms, self.local.now_ms)
         endpoints = str(heartbeat_endpoint), str(map_endpoint)
         if self.contact.welcomed(*endpoints, int(manager_boot), self.local.now_ms):
@@ -412,6 +440,7 @@ class Node:
         stream = local.outgoing.get(header.sender)
         if stream is None:
             return
+        local.roused |= bool(refusals)
         for shard, _, epoch in refusals:
             # First the refusals: what they cover must not count when the acknowledgement is taken (SAFETY 6).
             if epoch > self.map.shards[shard].epoch:

@@ -84,6 +84,11 @@ class Requests:
         """Who had the last request that was no scan, and when; and when others had one before."""
         self._default_ack = wire.ACK_LEVELS[local.settings.ack]
 
+    @property
+    def waiting(self) -> bool:
+        """Whether requests wait here."""
+        return bool(self._parked or self._scans)
+
     def retry_parked(self, wake: Callable[[float], None]) -> None:
         """End of a turn: take up the requests whose takeover is over, or has taken too long, and the next scan."""
         if self._parked:
@@ -114,6 +119,7 @@ class Requests:
             return False
         self._parked.append(Parked(self.local.now_ms + PARKED_MS, shards, source, header, frame))
         self._parked_bytes += len(frame)
+        self.local.roused = True
         self.local.fired["requests parked"] += 1
         return True
 
@@ -128,6 +134,7 @@ class Requests:
             return False
         self._scans.append(Parked(self._scan_ms, shards, source, header, frame))
         self._parked_bytes += len(frame)
+        self.local.roused = True
         self.local.fired["scans paced"] += 1
         return True
 
@@ -164,6 +171,7 @@ class Requests:
             raise Malformed(f"the deadline is further away than {local.settings.timeout_limit_ms} ms")
         if op in wire.REPLICA_READS:
             if op == wire.GET_STALE or not self.serving.active.issuperset(shards):
+                local.roused = True
                 self.reading.read(held, keys, stale=op == wire.GET_STALE)
                 local.operations += len(keys)
                 return
@@ -179,6 +187,7 @@ class Requests:
             request = request._replace(early=True)
         if op == wire.WATCH and self._is_served(held, request):
             assert operands is not None
+            local.roused = True
             self.watching.ask(held, keys, operands)
             return
         self._execute(held, request)
@@ -231,8 +240,7 @@ class Requests:
             and record is None
             and unknown == wire.OK
             and len(self.serving.held) < HELD_LIMIT
-            and not (held.writes and self.serving.is_thin(shards))
-            and not any(stream.full for stream in local.outgoing.values())
+            and not (held.writes and (self.serving.is_thin(shards) or self._is_full()))
             and not self._lacks_clock(request)
         )
         if whole:
@@ -241,10 +249,12 @@ class Requests:
             chosen = self._choose(held, request, record, unknown)
             whole = len(chosen) == len(shards)
         waits: dict[Group, int] = {}
-        if self.expiring.behind and op not in wire.OF_SHARDS:
+        if local.store.expiry.count and self.expiring.behind and op not in wire.OF_SHARDS:
             self.expiring.meet(shards, request.keys)
-        self.room.note(request.keys)
-        roomy = not chosen or self._has_room(request)
+        roomy = True
+        if local.limit_bytes:
+            self.room.note(request.keys)
+            roomy = not chosen or self._has_room(request)
         if whole and op == wire.PUT and roomy:
             assert request.values is not None
             versions = held.versions = self.serving.next_versions(shards)
@@ -256,9 +266,9 @@ class Requests:
         elif whole and op == wire.GET:
             tables = map(local.store.tables.__getitem__, shards)
             entries = [table.get(key, ABSENT) for table, key in zip(tables, request.keys, strict=True)]
-            held.versions = [entry[0] for entry in entries]
-            held.values = [entry[1] for entry in entries]
+            held.versions, held.values, _ = map(list, zip(*entries, strict=True))
         else:
+            local.roused = True
             self._each(waits, held, request, chosen)
         if session is not None and unknown == wire.OK:
             session.record(request.batch).attempt = held.attempt
@@ -271,6 +281,13 @@ class Requests:
         ):
             self._depend(waits, held.shards, enumerate(held.versions))
         self.serving.hold(held, waits)
+
+    def _is_full(self) -> bool:
+        """Whether some backup is too far behind to be sent more."""
+        for stream in self.local.outgoing.values():
+            if stream.full:
+                return True
+        return False
 
     def _admit(self, client: int, batch: int, watermark: int, attempt: int) -> tuple[Session | None, int]:
         """The client's session, and why an operation that it does not know is not executed, or OK (SAFETY 24).

@@ -171,9 +171,12 @@ class Serving:
             group.wire.append(item)
             self._dirty[group] = None
 
-    def flush(self) -> None:
-        """End of the turn: one batch a group, encoded once, sent to each member, under the map it was made under."""
+    def flush(self) -> bool:
+        """End of the turn: one batch a group, encoded once, sent to each member, under the map it was made under.
+        Returns whether there was any."""
         local = self.local
+        if not self._dirty:
+            return False
         for group in self._dirty:
             packed = wire.pack(group.wire)
             if not group.pending:
@@ -185,6 +188,7 @@ class Serving:
             if not group.members:
                 self._advance(group)  # a set of one: committed as it is made
         self._dirty.clear()
+        return True
 
     def acknowledged(self, peer: int) -> None:
         """The stream to `peer` moved on: see what that commits."""

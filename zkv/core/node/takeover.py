@@ -123,6 +123,11 @@ class Takeovers:
 
     # --- questions and answers -------------------------------------------------------------------------------------
 
+    @property
+    def busy(self) -> bool:
+        """Whether a takeover is under way, or has yet to be told of."""
+        return bool(self.running or self.unreported or self._notices)
+
     def ask(self) -> None:
         """Ask for tails and for acknowledgements of the new epoch, again and again until they come."""
         local = self.local

@@ -84,6 +84,11 @@ class Watching:
         self.serving.depend_on_all(waits, shard)
         return max(self.local.store.positions[shard], self.local.history.floor(shard))
 
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for events, or did a moment ago."""
+        return bool(self._polls or self.local.history.tracks)
+
     def advance(self, wake: Callable[[float], None]) -> None:
         """End of a turn: answer who has something to be told, or has waited for long enough."""
         local, history = self.local, self.local.history
