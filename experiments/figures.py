@@ -207,6 +207,25 @@ def memory_account(drawn: Figure, line: Line) -> None:
         axes.legend()
 
 
+@figure("memory", part="layouts", size=(10, 5.6))
+def memory_layouts(drawn: Figure, line: Line) -> None:
+    above, below = drawn.subplots(2)
+    medians = line["medians"]
+    colours = {"tuple": BLUE, "pair": "#56B4E9", "packed": ORANGE, "encoded": RED, "slots": GREY}
+    bars(above, [f"values of {size} bytes" for size in medians], {
+        name: ([of[name]["rss_per_key"] for of in medians.values()], colour) for name, colour in colours.items()
+    })  # fmt: skip
+    above.set_ylabel("bytes a key")
+    above.set_title("What a key takes in each layout (a node has tuples), and the time of an operation, of a tuple's")
+    above.legend(ncols=len(colours))
+    kinds = [(kind, size) for size in medians for kind in ("get", "put")]
+    bars(below, [f"{kind}, {size} B" for kind, size in kinds], {
+        name: ([medians[size][name][f"cold_{kind}_times"] for kind, size in kinds], colour)
+        for name, colour in colours.items()
+    }, "{:.2f}")  # fmt: skip
+    below.set_ylabel("time, on any of all keys")
+
+
 @figure("memory", part="eviction")
 def memory_eviction(drawn: Figure, line: Line) -> None:
     axes = drawn.subplots()

@@ -1,6 +1,6 @@
 """What does a key take in memory, does the account say so, what is evicted, and does the garbage collector pause?
 
-Three parts, or one of them (--part), each with nodes that do nothing else.
+Four parts, or one of them (--part), each with nodes that do nothing else.
 
 \b
 bytes     One node with one copy is filled with keys like key:000000123456 and values of 16, 100 and 1000 bytes: how
@@ -12,6 +12,9 @@ eviction  One node with --eviction lru and a limit of 10 and 25 % of what all ke
 pauses    One node with 5,000,000 keys, which notes every pause of its garbage collector while it is filled, read,
           overwritten, scanned and expires keys. And for comparison with a fifth of the keys and the collector as
           CPython has it.
+layouts   Without nodes: other ways of keeping an entry than the tuple (version, value, expiry) of a node, such as one
+          bytes object with the version in front of the value. What a key takes in each, and what a get and a put cost
+          (see `layouts.py`).
 
 \b
     python experiments/memory.py
@@ -33,6 +36,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import click
+import layouts
 import redis_servers
 from caches import ExactLru, RandomEviction, zipfian
 from children import Children
@@ -283,9 +287,13 @@ def free_bytes() -> int:
 
 
 @click.command(help=__doc__)
-@click.option("--part", type=click.Choice(["bytes", "eviction", "pauses", "all"]), default="all", show_default=True)
-@click.option("--keys", default=1_000_000, show_default=True, help="For the bytes; a fifth with the largest values.")
-@click.option("--runs", default=3, show_default=True, help="For the bytes.")
+@click.option(
+    "--part", type=click.Choice(["bytes", "eviction", "pauses", "layouts", "all"]), default="all", show_default=True
+)
+@click.option(
+    "--keys", default=1_000_000, show_default=True, help="For the bytes and layouts; a fifth with the largest values."
+)
+@click.option("--runs", default=3, show_default=True, help="For the bytes and layouts.")
 @click.option("--cached-keys", default=300_000, show_default=True, help="For the eviction.")
 @click.option("--accesses", default=600_000, show_default=True, help="For the eviction.")
 @click.option("--pause-keys", default=5_000_000, show_default=True, help="For the pauses.")
@@ -324,6 +332,10 @@ def main(part: str, quick: bool, **options: Any) -> None:
             click.echo(", ".join(f"{name} {figure}" for name, figure in row.items() if name != "drawn"))
         good &= rows[0]["longest_ms"] <= PAUSE_LIMIT_MS
         note("pauses", {"rows": rows})
+    if part in ("layouts", "all"):
+        found = layouts.measure(settings.keys, settings.runs, settings.seed)
+        layouts.show(found)
+        note("layouts", found)
     sys.exit(0 if good else 1)
 
 
