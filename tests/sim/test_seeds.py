@@ -10,10 +10,11 @@ from collections import Counter
 
 import pytest
 
-from zkv.sim.__main__ import never_fired, run_seed, run_seeds
+from zkv.sim.__main__ import DUMPS_MUST_FIRE, never_fired, run_seed, run_seeds
 
 FIRST_SEED = 1
 SEEDS = 50
+DUMPS_SEEDS = 6
 
 FOUND = [28, 80, 89, 145, 170, 193]
 """Seeds in which a bug, real or planted, once showed."""
@@ -30,6 +31,17 @@ def test_many_seeds() -> None:
         operations += outcome.operations
     assert not never_fired(fired), f"{never_fired(fired)} never fired in {SEEDS} seeds: {fired}"
     assert operations > 1000 * SEEDS
+
+
+def test_many_seeds_with_dumps_and_loads() -> None:
+    fired: Counter[str] = Counter()
+    for outcome in run_seeds(FIRST_SEED, DUMPS_SEEDS, jobs=os.cpu_count() or 1, dumps=True):
+        assert outcome.failure is None, (
+            f"seed {outcome.seed}: {outcome.failure}\nreplay: python -m zkv.sim --dumps --seed {outcome.seed}"
+        )
+        fired.update(outcome.fired)
+    missing = never_fired(fired, DUMPS_MUST_FIRE)
+    assert not missing, f"{missing} never fired in {DUMPS_SEEDS} seeds: {fired}"
 
 
 @pytest.mark.parametrize("seed", FOUND)

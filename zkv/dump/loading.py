@@ -1,11 +1,7 @@
-"""From a dump into a cluster of any size: read once, to know that it is whole and what of it counts, then again to put.
+"""From a dump into a cluster of any size, over a client: `puts` of a dump that is whole, several calls at once.
 
-So nothing is put from a dump that is damaged or was cut short. What can be read only once, a pipe, is kept in a
-temporary file meanwhile.
-
-Entries go in as they travel, values untouched, many keys a call and several calls at once. What had an expiry gets the
-time to live that is left of it: expiries are absolute, since a dump is a picture of a moment and not a place where time
-stands still. What has expired since is not put. Putting is idempotent: to load again ends in the same state.
+Nothing is put from a dump that is damaged or was cut short: it is read to its end first. What can be read only once, a
+pipe, is kept in a temporary file meanwhile.
 """
 
 from __future__ import annotations
@@ -13,40 +9,25 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 from zkv.client.failures import out_of_memory
 from zkv.client.operations import call_error
 from zkv.client.plans import Many, NameOf
 from zkv.core import wire
-from zkv.dump.format import End, Entries, Foot, Head, Reader, Source
+from zkv.dump.format import Source
+from zkv.dump.puts import BATCH_KEYS, Batch, Batches, Contents, CountedTime, Show, gone, ignore, put_of, verify
 from zkv.errors import ProtocolError
 
 if TYPE_CHECKING:
     from zkv.client import Client
     from zkv.core.client.calls import Call
 
-BATCH_KEYS: Final = 4096
-BATCH_BYTES: Final = 4 * 2**20
-"""Of the blocks whose entries go into one call, but for a single one that is larger."""
+__all__ = ["BATCH_KEYS", "ClusterTime", "Contents", "Loaded", "Spool", "count", "load", "verify"]
+
 CALLS_AT_ONCE: Final = 3
-
-Show = Callable[[int, int], object]
-"""(done, total)"""
-
-
-class Contents(NamedTuple):
-    """What a whole dump holds."""
-
-    head: Head
-    attempts: dict[int, int]
-    """Shard -> the attempt that counts."""
-    keys: int
-    expiring: int
-    """Those of them that have an expiry."""
-    bytes: int
 
 
 class Loaded(NamedTuple):
@@ -60,42 +41,6 @@ class Loaded(NamedTuple):
     """Were there already, and were left as they are (`if_absent`)."""
     left_out: int
     """Do not begin with the prefix."""
-
-
-def _ignore(done: int, total: int) -> None:
-    pass
-
-
-# --- reading a dump -----------------------------------------------------------------------------------------------
-
-
-def verify(source: Source, *, size: int = 0, show: Show = _ignore) -> Contents:
-    """Read a dump from its beginning to its end: what it holds. Raises BadDump.
-
-    `size`: of all of it in bytes, for `show`.
-    """
-    head: Head | None = None
-    attempts: dict[int, int] = {}
-    expiring: dict[int, tuple[int, int]] = {}
-    keys = 0
-    reader = Reader(source)
-    for offset, content in reader:
-        if isinstance(content, Entries):
-            shard, attempt = content.shard, content.attempt
-            latest, count = expiring.get(shard, (0, 0))
-            count = count if attempt == latest else 0
-            expiring[shard] = attempt, count + sum(map(bool, wire.unpack_u64(content.expiries)))
-        elif isinstance(content, End):
-            attempts[content.shard] = content.attempt
-        elif isinstance(content, Foot):
-            keys = content.records
-        else:
-            head = content
-        show(offset, size)
-    assert head is not None
-    show(reader.offset, size or reader.offset)
-    total = sum(count for shard, (attempt, count) in expiring.items() if attempts[shard] == attempt)
-    return Contents(head, attempts, keys, total, reader.offset)
 
 
 class Spool:
@@ -123,90 +68,32 @@ class Spool:
         self.file.close()
 
 
-class Batch(NamedTuple):
-    """Entries that are put by one call, as columns."""
-
-    keys: list[str | bytes]
-    values: list[Any]
-    expiries: list[int]
-
-
-class _Batches:
-    """The entries of a dump that count and begin with a prefix."""
-
-    def __init__(self, source: Source, contents: Contents, prefix: str | bytes) -> None:
-        self._source = source
-        self._attempts = contents.attempts
-        self._prefix = prefix
-        self.left_out = 0
-
-    def __iter__(self) -> Iterator[Batch]:
-        batch, size = Batch([], [], []), 0
-        last = 0
-        for offset, content in Reader(self._source):
-            # How long a block is shows only where the next one begins.
-            size, last = size + offset - last, offset
-            if len(batch.keys) >= BATCH_KEYS or size >= BATCH_BYTES:
-                yield batch
-                batch, size = Batch([], [], []), 0
-            if isinstance(content, Entries) and self._attempts.get(content.shard) == content.attempt:
-                self._add(batch, content)
-        if batch.keys:
-            yield batch
-
-    def _add(self, batch: Batch, entries: Entries) -> None:
-        keys, values, expiries = entries.keys, entries.values, wire.unpack_u64(entries.expiries)
-        if self._prefix:
-            places = [place for place, key in enumerate(keys) if self._begins(key)]
-            self.left_out += len(keys) - len(places)
-            keys = [keys[place] for place in places]
-            values = [values[place] for place in places]
-            expiries = [expiries[place] for place in places]
-        batch.keys.extend(keys)
-        batch.values.extend(values)
-        batch.expiries.extend(expiries)
-
-    def _begins(self, key: str | bytes) -> bool:
-        start = self._prefix
-        if isinstance(key, str):
-            return isinstance(start, str) and key.startswith(start)
-        return key.startswith(start.encode() if isinstance(start, str) else start)
-
-
-def count(source: Source, contents: Contents, *, prefix: str | bytes = "", show: Show = _ignore) -> Loaded:
+def count(source: Source, contents: Contents, *, prefix: str | bytes = "", show: Show = ignore) -> Loaded:
     """What `load` would do with a verified dump, without a cluster: whether a key is there already only that would
     tell, and what has expired is judged by this machine's clock."""
-    batches = _Batches(source, contents, prefix)
+    batches = Batches(source, contents, prefix)
     keys = expired = 0
     for batch in batches:
-        gone = _gone(batch.expiries, time.time_ns() // 1_000_000)
-        expired += gone
-        keys += len(batch.keys) - gone
+        over = gone(batch.expiries, time.time_ns() // 1_000_000)
+        expired += over
+        keys += len(batch.keys) - over
         show(keys + expired + batches.left_out, contents.keys)
     return Loaded(keys, expired, 0, batches.left_out)
-
-
-def _gone(expiries: list[int], now_ms: int) -> int:
-    return sum(0 < expiry <= now_ms for expiry in expiries)
 
 
 # --- putting ------------------------------------------------------------------------------------------------------
 
 
-class ClusterTime:
+class ClusterTime(CountedTime):
     """A cluster's time, which was `cluster_ms` a moment ago, counted on by this machine's monotonic clock."""
 
     def __init__(self, cluster_ms: int) -> None:
-        self._offset_ms = cluster_ms - time.monotonic_ns() // 1_000_000
-
-    def now_ms(self) -> int:
-        """Milliseconds since the Unix epoch."""
-        return time.monotonic_ns() // 1_000_000 + self._offset_ms
+        super().__init__(cluster_ms, lambda: time.monotonic_ns() // 1_000_000)
 
 
 def load(
     kv: Client, source: Source, contents: Contents, now_ms: Callable[[], int], *, if_absent: bool = False,
-    prefix: str | bytes = "", timeout_s: float | None = None, show: Show = _ignore,
+    prefix: str | bytes = "", timeout_s: float | None = None, show: Show = ignore,
 ) -> Loaded:  # fmt: skip
     """Put what a verified dump holds. `source` is at its beginning again; it is read to its end, and not closed.
 
@@ -215,7 +102,7 @@ def load(
 
     Raises ZkvError; then some keys were put, and others not: to load again does the rest.
     """
-    batches = _Batches(source, contents, prefix)
+    batches = Batches(source, contents, prefix, most_keys=BATCH_KEYS)
     put = _Put(kv, now_ms, wire.PUT_IF_ABSENT if if_absent else wire.PUT, timeout_s)
     pending: deque[Future[Loaded]] = deque()
     total = Loaded(0, 0, 0, 0)
@@ -250,20 +137,12 @@ class _Put:
         self._timeout_s = timeout_s
 
     def __call__(self, batch: Batch) -> Loaded:
-        now_ms = self._now_ms()
-        keys, values, expiries = batch
-        expired = _gone(expiries, now_ms)
-        if expired:
-            rows = [row for row in zip(*batch, strict=True) if not 0 < row[2] <= now_ms]
-            if not rows:
-                return Loaded(0, expired, 0, 0)
-            keys, values, expiries = (list(column) for column in zip(*rows, strict=True))
-        plan = Many(
-            self._op, keys, self._finish, values=values, timeout_s=self._timeout_s,
-            ttls=[expiry - now_ms if expiry else 0 for expiry in expiries] if any(expiries) else None,
-        )  # fmt: skip
+        put = put_of(batch, self._now_ms())
+        if not put.keys:
+            return Loaded(0, put.expired, 0, 0)
+        plan = Many(self._op, put.keys, self._finish, values=put.values, ttls=put.ttls, timeout_s=self._timeout_s)
         kept: int = self._kv._run(plan)
-        return Loaded(len(keys) - kept, expired, kept, 0)
+        return Loaded(len(put.keys) - kept, put.expired, kept, 0)
 
     def _finish(self, call: Call, name_of: NameOf) -> int:
         """How many were there already; raises where one was refused."""

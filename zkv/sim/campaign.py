@@ -26,7 +26,13 @@ WRITES: Final = (
     wire.PUT_IF_VERSION, wire.DELETE_IF_VERSION, wire.GETSET,
 )  # fmt: skip
 EXPIRING_WRITES: Final = (
-    *(wire.PUT,) * 6, wire.TOUCH, wire.TOUCH, wire.GETSET, wire.PUT_IF_PRESENT, wire.PUT_IF_ABSENT, wire.DELETE
+    *(wire.PUT,) * 6,
+    wire.TOUCH,
+    wire.TOUCH,
+    wire.GETSET,
+    wire.PUT_IF_PRESENT,
+    wire.PUT_IF_ABSENT,
+    wire.DELETE,
 )
 TTLS_MS: Final = (0, 50, 300, 300, 1000, 2500)
 MIXED: Final = (wire.GET, wire.GET, *WRITES)
@@ -68,7 +74,7 @@ class Campaign:
             memory_limit_bytes=rng.choice((0, 0, 0, 0, 0, 5000)),
             eviction=rng.choice(("none", "lru", "ttl")),
         )
-        self.world = world_class(seed, settings)
+        self.world = world_class(seed, self._adjusted(settings))
         if rng.random() < 0.5:
             whims = rng.choice((0.005, 0.02, 0.1)), rng.choice((0.0, 0.05, 0.2)), rng.choice((0.0, 0.1))
             self.world.make_restless(*whims)
@@ -92,6 +98,10 @@ class Campaign:
         self.storm = False
         self.early = rng.choice((0.0, 0.0, 0.3))
         """Part of the writes that ask for an early acknowledgement (SAFETY 27)."""
+
+    def _adjusted(self, settings: ClusterSettings) -> ClusterSettings:
+        """What was drawn, as this kind of campaign needs it."""
+        return settings
 
     def run(self, storm_ms: float = 6000.0) -> World:
         """The whole run. Raises `Violation` or AssertionError where a promise or an invariant is broken."""
@@ -118,8 +128,7 @@ class Campaign:
         self._calm()
         self._check_ended()
         self._finish()
-        world.history.check()
-        world.history.check_watches(lambda key: shard_of(key, world.settings.shards))
+        self._check()
         for process in world.nodes.values():
             world.collect_counts(process)
         for client in self.clients:
@@ -154,9 +163,7 @@ class Campaign:
         if choice < 0.03:
             self.walks += 1
             mode = rng.choice((wire.SCAN_KEYS, wire.SCAN_ENTRIES, wire.SCAN_FROZEN, wire.SCAN_COUNT))
-            Walker(
-                self.world, client, mode, self.walks, lambda: self.storm, lambda: self._next_call(client)
-            ).go_on()
+            Walker(self.world, client, mode, self.walks, lambda: self.storm, lambda: self._next_call(client)).go_on()
         elif choice < 0.12:
             client_ops = [rng.choice(MIXED) for _ in range(rng.choice((2, 5)))]
             self._submit(client, client_ops, [rng.choice(keys) for _ in client_ops])
@@ -438,13 +445,22 @@ class Campaign:
             if client not in watching and (client.calls or client.core._calls):
                 raise Violation(f"{client.pid} has {len(client.calls)} calls that never end")
 
+    def _check(self) -> None:
+        """What clients saw, as a whole."""
+        shards = self.world.settings.shards
+        self.world.history.check()
+        self.world.history.check_watches(lambda key: shard_of(key, shards))
+
+    def _all_keys(self) -> list[str]:
+        """Those that the run may have written."""
+        return [*self.keys, *self.counters, *self.logs, *self.expiring]
+
     def _finish(self) -> None:
         """A new client reads every key: nothing acknowledged may be missing, and all must answer."""
         world = self.world
         client = ClientProcess(world, "reader", subscribed=True)
         world.processes[client.pid] = client
-        everything = (*self.keys, *self.counters, *self.logs, *self.expiring)
-        keys = [key for key in everything if not world.is_lost(key)]
+        keys = [key for key in self._all_keys() if not world.is_lost(key)]
         operations = [world.history.begin(client.pid, "get", key, None, world.clockwork.now_ms) for key in keys]
         outcome: list[str] = []
         client.submit(wire.GET, keys, None, 3900.0, (operations, lambda: outcome.append("ended")))

@@ -15,7 +15,8 @@ or the tombstone is forgotten): it then stands for the oldest delete that it can
 Three kinds of keys are checked in their own ways besides: counters, which are only incremented by one (each increment
 counts once, whatever was retried), logs, to which words are only appended (each word is there once, in order), and keys
 that expire (none is shown long after its time, none is missing before it). Expiries and evictions are in the history as
-deletes that may have been done, at the moment at which a primary decides on them.
+deletes that may have been done, at the moment at which a primary decides on them. Keys from a dump are checked like
+those that expire: some do, and their values are not unique, as a load may be repeated.
 
 A watch tells of versions: each committed one that lies between where it began and where it ended is told once, in
 order, and what was told is committed, as if it had been read.
@@ -41,8 +42,9 @@ EXPIRED, EVICTED = "expired", "evicted"
 """The clients of deletes that no client asked for."""
 NOT_DONE = "not done"
 UNSEEN: Any = ("nothing is said",)
-COUNTER, LOG, EXPIRING = "count", "log", "ttl"
-"""How the names of counters, logs, and keys that expire begin."""
+COUNTER, LOG, EXPIRING, LOADED = "count", "log", "ttl", "load"
+"""How the names of counters, logs, keys that expire, and keys that are loaded from dumps begin."""
+MAY_EXPIRE = (EXPIRING, LOADED)
 FAST, SLOW = 1.25, 0.85
 """How fast cluster time may run at a node, with the clocks and the margin of the simulation."""
 OFF_MS = 700.0
@@ -149,7 +151,7 @@ class History:
     def check(self) -> None:
         """Raise `Violation` with the operations concerned unless every key's history is linearizable."""
         for key in sorted(self.operations):
-            kinds = {COUNTER: _CounterCheck, LOG: _LogCheck, EXPIRING: _ExpiryCheck}
+            kinds = {COUNTER: _CounterCheck, LOG: _LogCheck, EXPIRING: _ExpiryCheck, LOADED: _ExpiryCheck}
             check = next((kind for name, kind in kinds.items() if key.startswith(name)), _KeyCheck)
             check(self.operations[key]).run()
 
@@ -188,7 +190,7 @@ class History:
             if not any(one.start_ms <= scan.end_ms for one in written):
                 raise Violation(f"a scan saw {key}, which nobody had written: {scan}")
         for key, operations in self.operations.items():
-            if key.startswith(EXPIRING):
+            if key.startswith(MAY_EXPIRE):
                 continue
             if key not in scan.seen and self._lives_throughout(operations, scan):
                 raise Violation(f"a scan missed {key}: {scan}")
@@ -400,15 +402,18 @@ class _ExpiryCheck(_KeyCheck):
         self._check_order()
         if self.resets:
             return
-        by_value = {one.value: one for one in self.operations if one.kind == "put"}
+        first_ms: dict[Any, float] = {}
+        """Value -> when the first of the writes began that may have been done."""
+        for one in self.operations:
+            if one.kind == "put" and one.outcome != NOT_DONE:
+                first_ms[one.value] = min(one.start_ms, first_ms.get(one.value, one.start_ms))
         for read in self.operations:
             if read.kind != "get" or read.outcome != OK or read.told:
                 continue
             if read.value is None:
                 self._check_missing(read)
                 continue
-            write = by_value.get(read.value)
-            if write is None or write.outcome == NOT_DONE or write.start_ms > read.end_ms:
+            if first_ms.get(read.value, float("inf")) > read.end_ms:
                 self._fail("a value was read that nobody had written", read)
             writer = self.writer_of.get(read.version or 0)
             if writer is None or read.stale or not writer.ttl_ms:

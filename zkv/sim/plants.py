@@ -40,6 +40,9 @@ from zkv.core.node.tails import Part, Tails
 from zkv.core.node.takeover import Takeover, Takeovers
 from zkv.core.node.walks import Walk
 from zkv.core.node.watching import Watching
+from zkv.dump import puts
+from zkv.dump.pictures import Pictures
+from zkv.dump.puts import Batches
 from zkv.sim import restless
 
 
@@ -78,6 +81,16 @@ def plant(function: Plant) -> Plant:
     """Register a plant under its name, with dashes."""
     PLANTS[function.__name__.replace("_", "-")] = function
     return function
+
+
+NEED_DUMPS: Final[set[str]] = set()
+"""Plants that only a campaign with dumps and loads can meet."""
+
+
+def of_dumps(function: Plant) -> Plant:
+    """Register a plant that concerns dumps or loads."""
+    NEED_DUMPS.add(function.__name__.replace("_", "-"))
+    return plant(function)
 
 
 @contextmanager
@@ -695,7 +708,7 @@ def batches_sent_under_the_next_map(patch: Patch) -> None:
 
     def install(self: Node, *rest: Any) -> None:
         flush = self.serving.flush
-        self.serving.flush = lambda: None  # type: ignore[method-assign]
+        self.serving.flush = lambda: False  # type: ignore[method-assign]
         try:
             former(self, *rest)
         finally:
@@ -704,4 +717,58 @@ def batches_sent_under_the_next_map(patch: Patch) -> None:
     patch.set(Node, "_install", install)
 
 
-__all__ = ["PLANTS", "planted"]
+@of_dumps
+def dumps_of_several_moments(patch: Patch) -> None:
+    """A picture goes on where another node has taken its shard over, with what is there now."""
+    former = patch.set(Pictures, "_take", None)
+
+    def take(self: Pictures, shard: Any, version: int, page: list[Any]) -> bool:
+        shard.position = None if shard.position is None else version
+        return bool(former(self, shard, version, page))
+
+    patch.set(Pictures, "_take", take)
+
+
+@of_dumps
+def dumps_of_walks_that_thaw(patch: Patch) -> None:
+    """A frozen walk shows what is under its keys when their page is asked for."""
+    former = patch.set(Walk, "sort", None)
+
+    def sort(self: Walk, *rest: Any) -> int:
+        looked = former(self, *rest)
+        for part in self._parts.values():
+            part[:] = [(place, key, None) for place, key, _ in part]
+        return int(looked)
+
+    patch.set(Walk, "sort", sort)
+
+
+@of_dumps
+def loads_renew_lifetimes(patch: Patch) -> None:
+    """What was dumped lives on as if no time had passed since."""
+    dumped_ms = 0
+    begin = patch.set(Batches, "__init__", None)
+    former = patch.set(puts, "lifetimes", None)
+
+    def begun(self: Batches, source: Any, contents: Any, *rest: Any, **named: Any) -> None:
+        nonlocal dumped_ms
+        dumped_ms = contents.head.cluster_ms
+        begin(self, source, contents, *rest, **named)
+
+    patch.set(Batches, "__init__", begun)
+    patch.set(puts, "lifetimes", lambda expiries, now_ms: former(expiries, dumped_ms or now_ms))
+
+
+@of_dumps
+def loads_drop_expiries(patch: Patch) -> None:
+    """What is loaded lives for ever."""
+    patch.set(puts, "lifetimes", lambda expiries, now_ms: None)
+
+
+@of_dumps
+def loads_of_void_attempts(patch: Patch) -> None:
+    """A load puts what a dump holds of pictures that were begun anew, too."""
+    patch.set(Batches, "_counts", lambda self, entries: True)
+
+
+__all__ = ["NEED_DUMPS", "PLANTS", "planted"]

@@ -142,7 +142,7 @@ class ManagerProcess(Process):
             world.settings, boot, "heartbeats", f"maps#{boot}", stored, world.cluster, self.now_ms()
         )
         self.set_whims()
-        self.wall_ms = int(world.clockwork.now_ms) + WALL_MS + world.rng.choice((0, 0, -10**7, 10**7))
+        self.wall_ms = int(world.clockwork.now_ms) + WALL_MS + world.rng.choice((0, 0, -(10**7), 10**7))
         """What the wall clock showed when it started: somebody may have set it meanwhile, and expiry must not care."""
         self.probes: list[tuple[int, bool]] = []
         self.crash_in_effects = False

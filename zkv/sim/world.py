@@ -24,7 +24,8 @@ from zkv.core.node.node import Node
 from zkv.core.node.store import ABSENT
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import Shard, ShardMap, shard_of
-from zkv.sim.history import EXPIRING, NOT_DONE, OK, UNKNOWN, History, Operation, Violation
+from zkv.sim.history import MAY_EXPIRE, NOT_DONE, OK, UNKNOWN, History, Operation, Violation
+from zkv.sim.ledger import Ledger
 from zkv.sim.network import Clockwork, Network
 from zkv.sim.processes import MANAGER_PID, ClientProcess, ManagerProcess, NodeProcess, Process
 from zkv.sim.restless import RestlessManager
@@ -54,6 +55,8 @@ class World:
         self.clockwork = Clockwork()
         self.network = Network(self.clockwork, self.rng, self._deliver)
         self.history = History()
+        self.ledger: Ledger | None = None
+        """What all nodes applied, where somebody wants to know."""
         self.disk: Stored | None = None
         self.processes: dict[str, Process] = {}
         self.nodes: dict[str, NodeProcess] = {}
@@ -207,17 +210,20 @@ class World:
         """Let a process have its turn, then check what must hold."""
         process.turn()
         if isinstance(process, NodeProcess):
-            self._note_removals(process)
+            self._note_parts(process)
             process.core.check_invariants()
             self._check_one_server(process)
         elif isinstance(process, ManagerProcess) and process.alive:
             process.core.check_invariants()
 
-    def _note_removals(self, process: NodeProcess) -> None:
-        """Expiries and evictions that this node has decided on in this turn, into the history."""
+    def _note_parts(self, process: NodeProcess) -> None:
+        """What this node has applied in this turn, into the ledger; expiries and evictions that it has decided on, into
+        the history."""
         count, history = process.seen_parts, process.core.local.history
         process.seen_parts = history.count
         for part in history.since(count):
+            if self.ledger is not None:
+                self.ledger.note(part, self.clockwork.now_ms)
             if part.client == SYSTEM:
                 for key, version in zip(part.keys, part.versions, strict=True):
                     if (key, version) not in self._removed:
@@ -261,6 +267,8 @@ class World:
         alive = [self.by_boot[boot].pid for boot in was.replicas if self.by_boot[boot].alive]
         if alive:
             raise Violation(f"shard {shard} was reset although {', '.join(alive)} live")
+        if self.ledger is not None:
+            self.ledger.reset(shard, now.born << wire.COUNTER_BITS, self.clockwork.now_ms)
         for key in list(self.history.operations):
             if shard_of(key, self.settings.shards) == shard:
                 self.history.reset(key, now.born << wire.COUNTER_BITS, self.clockwork.now_ms)
@@ -278,7 +286,11 @@ class World:
                 continue
             store = process.core.local.store
             lacks = store.positions[shard] < version
-            if self.settings.tombstone_ms > KEPT_MS and not self.settings.memory_limit_bytes and key[:3] != EXPIRING:
+            if (
+                self.settings.tombstone_ms > KEPT_MS
+                and not self.settings.memory_limit_bytes
+                and not key.startswith(MAY_EXPIRE)
+            ):
                 # Nobody has dropped a tombstone yet: the entry itself must be there.
                 lacks = lacks or store.tables[shard].get(key, ABSENT)[0] < version
             if lacks:
