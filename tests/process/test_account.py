@@ -11,6 +11,7 @@ import pytest
 
 from tests.process.support import eventually
 from zkv import LocalCluster
+from zkv.core.node.entries import size_of_stored, stored
 from zkv.core.node.sizes import ENTRY_BYTES, EXPIRY_BYTES, size_of
 
 pytestmark = [
@@ -39,7 +40,8 @@ def test_account_is_what_the_process_takes(
     options: dict[str, Any] = {} if ttl_s is None else {"ttl_s": ttl_s}
     names = [f"key:{number:012d}" for number in range(keys)]
     value = b"%016d"
-    expected = keys * (ENTRY_BYTES + size_of(names[0]) + size_of(bytes(value_bytes)) + bool(ttl_s) * EXPIRY_BYTES)
+    entry = stored(2**50, bytes(value_bytes), 2**40 if ttl_s else 0)
+    expected = keys * (ENTRY_BYTES + size_of(names[0]) + size_of_stored(entry) + bool(ttl_s) * EXPIRY_BYTES)
     with cluster.client(timeout_s=30.0) as kv:
         kv.mget(names[:STEP])  # what a connection and a first request take is no entry's
         pid = cluster.status()["nodes"][0]["pid"]

@@ -164,7 +164,7 @@ class Bench:
 
     def held_by(self, pid: str, key: str) -> tuple[int, Any, int] | None:
         """The entry of `key` in a node's store: (version, value, expiry), or None."""
-        return self.node(pid).local.store.tables[shard_of(key, 2)].get(key)
+        return self.node(pid).local.store.opened(shard_of(key, 2)).get(key)
 
     # --- the manager by hand
     # --------------------------------------------------------------------------------

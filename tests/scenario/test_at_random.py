@@ -11,6 +11,7 @@ import pytest
 from tests.scenario.bench import Bench
 from zkv.core import wire
 from zkv.core.node import expiring, watching
+from zkv.core.node.entries import expires_ms_of
 from zkv.core.shardmap import shard_of
 
 KEYS = [f"k{number}" for number in range(200) if shard_of(f"k{number}", 2) == 0][:12]
@@ -127,7 +128,7 @@ class Schedule:
         assert primary
         # Around a change of the map a backup may keep a tombstone that the others have dropped.
         tables = {
-            pid: {key: row for key, row in bench.node(pid).local.store.tables[0].items() if row[1] is not None}
+            pid: {key: row for key, row in bench.node(pid).local.store.opened(0).items() if row[1] is not None}
             for pid in self.members
         }
         for pid in self.members:
@@ -136,7 +137,9 @@ class Schedule:
             assert store.bytes == sum(
                 store.size_of_entry(key, entry) for table in store.tables for key, entry in table.items()
             )
-            assert store.expiry.count == sum(entry[2] > 0 for table in store.tables for entry in table.values())
+            assert store.expiry.count == sum(
+                expires_ms_of(entry) > 0 for table in store.tables for entry in table.values()
+            )
             assert bench.node(pid).local.fired["malformed frames"] == 0
         assert tables[primary] == self.table, "the events tell another story"
         assert all(not until or until > bench.cluster_ms for _, _, until in self.table.values())
@@ -154,7 +157,7 @@ def test_who_watched_from_the_beginning_knows_what_is_there(seed: int, monkeypat
 @pytest.mark.parametrize("eviction", ["lru", "ttl"])
 @pytest.mark.parametrize("seed", range(8))
 def test_and_so_it_is_where_entries_have_to_make_room(seed: int, eviction: str) -> None:
-    schedule = Schedule(seed, eviction=eviction, memory_limit_bytes=2700)
+    schedule = Schedule(seed, eviction=eviction, memory_limit_bytes=1700)
     schedule.run(120)
     schedule.check()
     assert sum(schedule.bench.node(pid).local.evicted for pid in "PBCD") > 0

@@ -27,7 +27,7 @@ def filled(bench: Bench, shard: str = "s", *, learners: str = "L") -> bool:
 
 
 def entries(bench: Bench, pid: str) -> dict[Any, tuple[int, Any, int]]:
-    return bench.node(pid).local.store.tables[0]
+    return bench.node(pid).local.store.opened(0)
 
 
 def test_rule_20_to_22_a_learner_is_filled_and_takes_over() -> None:
@@ -167,7 +167,7 @@ def test_rule_21_a_chunk_that_was_made_before_a_write_and_comes_after_it() -> No
     store = Bench(s="PB", t="BP").node("P").local.store
     store.apply((0, 0), ("a", "b"), (7, 8), ("new", None))
     store.fill(0, ["a", "b", "c"], [3, 4, 5], ["old", "old", "kept"], [0, 0, 0], 0.0)
-    assert {key: store.tables[0][key] for key in "abc"} == {
+    assert {key: store.opened(0)[key] for key in "abc"} == {
         "a": (7, "new", 0), "b": (8, None, 0), "c": (5, "kept", 0),
     }  # fmt: skip
 

@@ -127,7 +127,7 @@ def test_a_refusal_is_the_answer_to_every_try() -> None:
 
 def test_tombstones_go_when_the_memory_is_needed() -> None:
     bench = bench_with_limit(tombstone_ms=3_600_000)
-    keys = keys_of(0, 150, "k" * 300)
+    keys = keys_of(0, 150, "k" * 360)
     bench.put("P", keys, [""] * 150)
     bench.delete("P", keys)
     assert used(bench) > 0.7 * LIMIT, "only values were given back"
@@ -227,7 +227,7 @@ def test_eviction_makes_room_for_whatever_comes(size: int) -> None:
     assert 0.5 * LIMIT < used(bench) <= ROOM_PART * LIMIT, "no more than was needed"
     assert used(bench, "B") == used(bench)
     assert bench.node("B").local.store.tables == local.store.tables
-    assert all(entry[1] is not None for entry in local.store.tables[0].values()), "the tombstones are gone"
+    assert all(value is not None for _, value, _ in local.store.opened(0).values()), "the tombstones are gone"
     assert local.evicted + len(local.store.tables[0]) == 700
 
 
@@ -363,9 +363,9 @@ def test_what_expires_soonest_goes_first() -> None:
     lasting = keys_of(0, 100, "lasting")
     put_all(bench, lasting, "v")
     soon, later = keys_of(0, 80, "soon"), keys_of(0, 80, "later")
-    put_all(bench, later, "x" * 50, ttls=[10_000_000])
-    put_all(bench, soon, "x" * 50, ttls=[100_000])
-    put_all(bench, keys_of(0, 100), "x" * 50, ttls=[20_000_000])
+    put_all(bench, later, "x" * 120, ttls=[10_000_000])
+    put_all(bench, soon, "x" * 120, ttls=[100_000])
+    put_all(bench, keys_of(0, 100), "x" * 120, ttls=[20_000_000])
     settled(bench)
     found = bench.get("P", lasting + later + soon).results
     assert found[:100] == ["v"] * 100, "what does not expire is not evicted"
@@ -387,7 +387,7 @@ def test_expiries_are_evicted_from_the_wheel() -> None:
     settled(bench)
     for pid in "PB":
         store = bench.node(pid).local.store
-        assert store.expiry.count == len(store.tables[0]) == sum(entry[2] > 0 for entry in store.tables[0].values())
+        assert store.expiry.count == len(store.tables[0]) == sum(until > 0 for _, _, until in store.opened(0).values())
     bench.advance(11_000)
     assert used(bench) == used(bench, "B") == 0
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgpack import ExtType
 
-from zkv.core.node.sizes import ENTRY_BYTES, EXT_HEAD, NUMBER_BYTES, size_of, size_of_all
+from zkv.core.node.entries import TUPLE_BYTES, size_of_stored, stored
+from zkv.core.node.sizes import EXT_HEAD, NUMBER_BYTES, size_of, size_of_all
 
 SCALARS = (
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.binary(max_size=40)
@@ -51,5 +52,8 @@ def test_what_takes_nothing() -> None:
 
 
 def test_the_smallest_entry_is_not_free() -> None:
-    assert sys.getsizeof((1, None, 0)) + sys.getsizeof(2**50) < ENTRY_BYTES
+    assert sys.getsizeof((1, None, 0)) + sys.getsizeof(2**50) <= TUPLE_BYTES
+    for value in (None, b"", "", 7):
+        entry = stored(2**50, value, 0)
+        assert size_of_stored(entry) == sys.getsizeof(entry)
     assert sys.getsizeof(ExtType(1, b"")) + sys.getsizeof(b"") <= size_of(ExtType(1, b"")) == EXT_HEAD

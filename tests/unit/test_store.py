@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgpack import ExtType
 
+from zkv.core.node.entries import expires_ms_of, size_of_stored, version_of
 from zkv.core.node.sizes import ENTRY_BYTES, EXPIRY_BYTES, size_of
 from zkv.core.node.store import Row, Store
 
@@ -17,16 +18,18 @@ from zkv.core.node.store import Row, Store
 def recount(store: Store) -> int:
     """What all entries take, one by one."""
     return sum(
-        ENTRY_BYTES + size_of(key) + size_of(value) + (EXPIRY_BYTES if expires_ms else 0)
+        ENTRY_BYTES + size_of(key) + size_of_stored(entry) + (EXPIRY_BYTES if expires_ms_of(entry) else 0)
         for table in store.tables
-        for key, (_, value, expires_ms) in table.items()
+        for key, entry in table.items()
     )
 
 
 def check(store: Store) -> None:
     """The account is what is there, and the wheel holds what expires and nothing else."""
     assert store.bytes == recount(store)
-    expiring = {(shard, key) for shard, table in enumerate(store.tables) for key, entry in table.items() if entry[2]}
+    expiring = {
+        (shard, key) for shard, table in enumerate(store.tables) for key, entry in table.items() if expires_ms_of(entry)
+    }
     assert store.expiry.count == len(expiring)
     assert sorted(map(repr, store.expiry.soonest())) == sorted(map(repr, expiring))
 
@@ -34,7 +37,8 @@ def check(store: Store) -> None:
 def test_apply_sets_entries_and_positions() -> None:
     store = Store(2)
     store.apply([0, 1, 0], ["a", "b", b"a"], [1, 2, 3], ["x", None, 5])
-    assert store.tables == [{"a": (1, "x", 0), b"a": (3, 5, 0)}, {"b": (2, None, 0)}]
+    assert store.opened(0) == {"a": (1, "x", 0), b"a": (3, 5, 0)}
+    assert store.opened(1) == {"b": (2, None, 0)}
     assert (store.positions[0], store.positions[1]) == (3, 2)
     assert store.committed[0] == 0
     assert store.count() == 3
@@ -43,7 +47,7 @@ def test_apply_sets_entries_and_positions() -> None:
 def test_the_last_of_one_batch_wins() -> None:
     store = Store(1)
     store.apply([0, 0], ["a", "a"], [1, 2], ["old", "new"])
-    assert store.tables[0] == {"a": (2, "new", 0)}
+    assert store.opened(0) == {"a": (2, "new", 0)}
 
 
 def test_adopted_rows_at_or_below_the_position_are_skipped() -> None:
@@ -51,7 +55,7 @@ def test_adopted_rows_at_or_below_the_position_are_skipped() -> None:
     store.apply([0, 0], ["a", "b"], [3, 4], ["new", "b"])
     rows = [Row(2, "a", "old", 1, 1, 0), Row(4, "b", "other", 1, 1, 0), Row(5, "c", None, 1, 1, 1)]
     assert store.adopt(0, rows, 70.0) == rows[2:]
-    assert store.tables[0] == {"a": (3, "new", 0), "b": (4, "b", 0), "c": (5, None, 0)}
+    assert store.opened(0) == {"a": (3, "new", 0), "b": (4, "b", 0), "c": (5, None, 0)}
     assert store.positions[0] == 5
     assert list(store.graves) == [(70.0, 0, 5, "c")]
 
@@ -63,7 +67,7 @@ def test_a_tombstone_is_dropped_unless_the_key_was_written_since() -> None:
     store.drop_tombstone(0, "a", 1)
     store.drop_tombstone(0, "b", 2)
     store.drop_tombstone(0, "c", 1)
-    assert store.tables[0] == {"b": (3, "again", 0)}
+    assert store.opened(0) == {"b": (3, "again", 0)}
     assert store.positions[0] == 3
 
 
@@ -72,7 +76,8 @@ def test_a_cleared_shard_leaves_nothing_and_the_others_alone() -> None:
     store.apply([0, 1], ["a", "b"], [1, 2], ["x", "y"])
     store.committed[0] = 1
     store.clear(0)
-    assert store.tables == [{}, {"b": (2, "y", 0)}]
+    assert not store.tables[0]
+    assert store.opened(1) == {"b": (2, "y", 0)}
     assert (store.positions[0], store.committed[0]) == (0, 0)
 
 
@@ -152,7 +157,7 @@ def test_the_account_is_exact_after_anything(seed: int) -> None:
         elif kind == "drop":
             for shard, table in enumerate(store.tables):
                 for key, entry in list(table.items()):
-                    store.drop_tombstone(shard, key, entry[0] - rng.randrange(2))
+                    store.drop_tombstone(shard, key, version_of(entry) - rng.randrange(2))
         elif kind == "clear":
             store.clear(rng.randrange(shards))
         else:
@@ -174,7 +179,7 @@ def test_entries_of_one_batch_on_one_key_are_counted_once() -> None:
     store.apply([0] * 4, ["k"] * 4, [1, 2, 3, 4], ["long" * 50, None, "x", "y"], [0, 0, 5000, 9000])
     check(store)
     assert list(store.expiry.soonest()) == [(0, "k")]
-    assert store.tables[0] == {"k": (4, "y", 9000)}
+    assert store.opened(0) == {"k": (4, "y", 9000)}
     store.apply([0], ["k"], [5], ["z"])
     check(store)
     assert store.expiry.count == 0
@@ -200,7 +205,7 @@ def test_adopted_and_filled_entries_expire_too() -> None:
     store = Store(1)
     store.adopt(0, [Row(3, "a", "v", 1, 1, 0, None, 7000), Row(4, "b", "v", 1, 1, 1, None, 0)], 0.0)
     store.fill(0, ["c", "a"], [1, 2], ["v", "old"], [8000, 9000], 0.0)
-    assert store.tables[0] == {"a": (3, "v", 7000), "b": (4, "v", 0), "c": (1, "v", 8000)}
+    assert store.opened(0) == {"a": (3, "v", 7000), "b": (4, "v", 0), "c": (1, "v", 8000)}
     check(store)
     assert store.expiry.take(8015, 10) == [(0, "a"), (0, "c")]
 
@@ -216,12 +221,12 @@ def test_a_fill_in_any_order_beside_the_subscription_is_the_copy_of_who_has_it_a
         primary.apply([0], [key], [version], [value], until or None)
         if data.draw(st.booleans()) and primary.tables[0]:
             chunk = data.draw(st.sets(st.sampled_from(sorted(primary.tables[0]))))
-            rows = [(key, *primary.tables[0][key]) for key in sorted(chunk)]
+            rows = [(key, *primary.opened(0)[key]) for key in sorted(chunk)]
             if rows:
                 keys, versions, values, untils = zip(*rows, strict=True)
                 learner.fill(0, keys, versions, values, untils, 0.0)
         learner.apply([0], [key], [version], [value], until or None)
-    rows = [(key, *entry) for key, entry in primary.tables[0].items()]
+    rows = [(key, *entry) for key, entry in primary.opened(0).items()]
     if rows:
         keys, versions, values, untils = zip(*rows, strict=True)
         learner.fill(0, keys, versions, values, untils, 0.0)

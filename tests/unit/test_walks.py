@@ -47,7 +47,7 @@ class Node:
         self.put(key, None)
 
     def drop_tombstones(self) -> None:
-        for key, entry in list(self.local.store.tables[0].items()):
+        for key, entry in self.local.store.opened(0).items():
             self.local.store.drop_tombstone(0, key, entry[0])
 
     def scan(
@@ -165,7 +165,7 @@ def test_a_frozen_walk_shows_one_moment(seed: int) -> None:
     for number in range(30):
         node.put(f"k{number}", number, NOW_MS + 10**6 if number % 2 else 0)
     node.scan("", mode=wire.SCAN_FROZEN)  # here it freezes
-    table = dict(node.local.store.tables[0])
+    table = node.local.store.opened(0)
     position = node.version
     rows: list[Any] = []
     cursor: Any = 0

@@ -20,6 +20,7 @@ from zkv.core.manager.effects import Persist, Publish
 from zkv.core.manager.manager import Manager
 from zkv.core.node import evaluate, node, walks
 from zkv.core.node.clock import Clock
+from zkv.core.node.entries import ABSENT, opened
 from zkv.core.node.expiring import Expiring
 from zkv.core.node.expiry import Expiry
 from zkv.core.node.filling import Fill, Filling
@@ -34,7 +35,7 @@ from zkv.core.node.replies import Held
 from zkv.core.node.requests import Requests
 from zkv.core.node.serving import Serving
 from zkv.core.node.sessions import Session, Sessions
-from zkv.core.node.store import ABSENT, Store
+from zkv.core.node.store import Store
 from zkv.core.node.streams import InStream
 from zkv.core.node.tails import Part, Tails
 from zkv.core.node.takeover import Takeover, Takeovers
@@ -493,7 +494,11 @@ def rule_09_conditions_not_looked_at(patch: Patch) -> None:
 @plant
 def rule_09_conditions_looked_at_before_the_batch(patch: Patch) -> None:
     """Operations of one request see the state before it, not what those before them did."""
-    patch.set(Requests, "_entry", lambda self, shard, key, fresh: self.local.store.tables[shard].get(key, ABSENT))
+
+    def entry(self: Requests, shard: int, key: Any, fresh: dict[Any, Any]) -> Any:
+        return opened(self.local.store.tables[shard].get(key, ABSENT))
+
+    patch.set(Requests, "_entry", entry)
 
 
 @plant

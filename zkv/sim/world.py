@@ -18,10 +18,10 @@ from zkv.core import wire
 from zkv.core.client.calls import Call
 from zkv.core.client.client import ClientCore
 from zkv.core.manager.effects import Persist, Stored, applied
+from zkv.core.node.entries import ABSENT, version_of
 from zkv.core.node.history import SYSTEM
 from zkv.core.node.local import MANAGER, PUBLISH
 from zkv.core.node.node import Node
-from zkv.core.node.store import ABSENT
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import Shard, ShardMap, shard_of
 from zkv.sim.history import MAY_EXPIRE, NOT_DONE, OK, UNKNOWN, History, Operation, Violation
@@ -292,7 +292,7 @@ class World:
                 and not key.startswith(MAY_EXPIRE)
             ):
                 # Nobody has dropped a tombstone yet: the entry itself must be there.
-                lacks = lacks or store.tables[shard].get(key, ABSENT)[0] < version
+                lacks = lacks or version_of(store.tables[shard].get(key, ABSENT)) < version
             if lacks:
                 raise Violation(
                     f"{process.pid} is in sync for shard {shard}, but lacks acknowledged {key} {version:#x}"

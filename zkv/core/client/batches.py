@@ -16,7 +16,6 @@ from msgpack import ExtType
 from zkv.core import wire
 from zkv.core.client.calls import Answer, Call, Failure
 
-
 _DEADLINE_MS: Final = attrgetter("deadline_ms")
 
 

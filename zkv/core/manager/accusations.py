@@ -11,7 +11,9 @@ lasted, without a gap, as long as a silence that counts as death; then
 Pairs wait for younger accusations that could still make a majority: otherwise the first accuser to lose
 patience would be dropped in place of the accused. They wait too while the manager does not hear both: of two
 that cannot reach each other, one that is silent besides is cut off, and its silence is judged (it may have
-an allowance, as one that has just joined); parted before that, its shards would be left to it alone. A pair that was parted is not brought together again for a while.
+an allowance, as one that has just joined); parted before that, its shards would be left to it alone.
+
+A pair that was parted is not brought together again for a while.
 Each relapse makes the while longer. Durations are measured on the detector's awake clock.
 """
 
@@ -116,8 +118,8 @@ class Accusations:
         """What follows from the accusations now.
 
         `live`: the nodes that are up with fresh heartbeats; `speaking`: those with a sign of life lately, which
-        being new is not; `neighbours`: who shares a shard with whom. A node that is found isolated no longer counts as an accuser, so that two halves of a cluster do not
-        expel each other.
+        being new is not; `neighbours`: who shares a shard with whom. A node that is found isolated no longer
+        counts as an accuser, so that two halves of a cluster do not expel each other.
         """
         for accuser in list(self._of):
             if not self._present(accuser, awake_ms):

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from zkv.core import wire
+from zkv.core.node.entries import ABSENT, expires_ms_of
 from zkv.core.node.expiry import Key
 from zkv.core.node.local import Local
 from zkv.core.node.serving import Serving
-from zkv.core.node.store import ABSENT
 
 RECLAIMED_AT_ONCE: Final = 512
 """Entries deleted in one turn: about a millisecond of it."""
@@ -74,7 +74,7 @@ class Expiring:
                 elif self._is_blocked(shard):
                     expiry.park(shard, key)
                     self._blocked.add(shard)
-                elif 0 < local.store.tables[shard].get(key, ABSENT)[2] <= cluster_ms:
+                elif 0 < expires_ms_of(local.store.tables[shard].get(key, ABSENT)) <= cluster_ms:
                     ours.append((shard, key))
             self._expire(ours, cluster_ms)
         self._left = expiry.is_over(cluster_ms) or len(due) >= RECLAIMED_AT_ONCE
@@ -103,7 +103,7 @@ class Expiring:
         overdue = {}
         for shard, key in zip(shards, keys, strict=True):
             entry = tables[shard].get(key)
-            if entry is not None and 0 < entry[2] <= cluster_ms and shard in active:
+            if entry is not None and 0 < expires_ms_of(entry) <= cluster_ms and shard in active:
                 overdue[key] = shard
         if overdue:
             local.fired["expiries met"] += len(overdue)
@@ -113,7 +113,7 @@ class Expiring:
         if not rows:
             return
         local, tables = self.local, self.local.store.tables
-        self._lags.update(cluster_ms - tables[shard][key][2] for shard, key in rows)
+        self._lags.update(cluster_ms - expires_ms_of(tables[shard][key]) for shard, key in rows)
         self.serving.remove(rows, wire.EXPIRE_EVENT)
         local.expired += len(rows)
         local.fired["entries expired"] += len(rows)

@@ -30,6 +30,7 @@ from itertools import islice
 from typing import Any, Final
 
 from zkv.core import wire
+from zkv.core.node.entries import StoredEntry, columns_of, size_of_stored
 from zkv.core.node.groups import Group
 from zkv.core.node.history import Event
 from zkv.core.node.local import MANAGER, Local
@@ -290,7 +291,8 @@ class Filling:
     def _entries(self, fill: Fill) -> bytes | None:
         """The next entries of the shard that is being sent, as they are now."""
         table = self.local.store.tables[fill.shard]
-        keys, versions, values, expiries = [], [], [], []
+        keys: list[str | bytes] = []
+        entries: list[StoredEntry] = []
         size, part = 0, BUSY_CHUNK_PART if self._is_busy else 1
         for key in fill.keys:
             fill.left_keys -= 1
@@ -298,16 +300,15 @@ class Filling:
             if entry is None:
                 continue
             keys.append(key)
-            versions.append(entry[0])
-            values.append(entry[1])
-            expiries.append(entry[2])
-            size += size_of(key) + size_of(entry[1]) + ENTRY_BYTES
+            entries.append(entry)
+            size += size_of(key) + size_of_stored(entry)
             if size * part >= CHUNK_BYTES or len(keys) * part >= CHUNK_ENTRIES:
                 break
         if not keys:
             return None
         self.local.fill_keys += len(keys)
         epoch = self.local.map.shards[fill.shard].epoch
+        versions, values, expiries = columns_of(entries)
         columns = keys, wire.pack_u64(versions), values, wire.pack_u64(expiries)
         return wire.pack([[FILL_PART, fill.shard, epoch, *columns]])
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from zkv.core import wire
+from zkv.core.node.entries import ABSENT, expires_ms_of, version_of
 from zkv.core.node.local import Address, Local
 from zkv.core.node.replies import Held
 from zkv.core.node.serving import Serving
-from zkv.core.node.store import ABSENT
 
 WANTED_MS: Final = 2000.0
 """How long after the last read at this backup its leases are renewed."""
@@ -82,19 +82,20 @@ class Reading:
         local, store = self.local, self.local.store
         if not stale:
             self._wanted_until_ms = local.now_ms + WANTED_MS
-        held.versions, held.values = [0] * len(keys), [None] * len(keys)
+        held.versions, held.values, held.entries = [0] * len(keys), None, [ABSENT] * len(keys)
         first: dict[int, int] = {}
         # Only the primary expires entries (SAFETY 28); without cluster time everything may be about to.
         near_ms = local.cluster_ms + NEAR_MS if local.cluster_ms else float("inf")
         for position, (shard, key) in enumerate(zip(held.shards, keys, strict=True)):
-            version, value, expires_ms = store.tables[shard].get(key, ABSENT)
+            entry = store.tables[shard].get(key, ABSENT)
+            version, expires_ms = version_of(entry), expires_ms_of(entry)
             may_read = self.holds(shard) if stale else self.may_read(shard)
             if may_read and not 0 < expires_ms <= near_ms and self.is_committed(shard, version, first):
-                held.versions[position], held.values[position] = version, value
+                held.versions[position], held.entries[position] = version, entry
                 local.fired["stale reads" if stale else "replica reads"] += 1
             else:
                 held.set_status(position, wire.MOVED)
-        local.send(held.route, wire.REPLY, held.body(local.now_ms))
+        local.send_packed(held.route, wire.REPLY, held.body(local.now_ms))
 
     def holds(self, shard: int) -> bool:
         """Whether our copy of `shard` is one of those in sync, by the map that we know."""

@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from zkv.core import wire
+from zkv.core.node.entries import ABSENT, StoredEntry, packed_values
 
 
 class Held:
     """The reply to one request: its columns, and what it still waits for."""
 
     __slots__ = (
-        "attempt", "blocked", "deadline_ms", "pending", "request", "route", "seen", "shards", "statuses", "values",
-        "versions", "writes",
+        "attempt", "blocked", "deadline_ms", "entries", "pending", "request", "route", "seen", "shards", "statuses",
+        "values", "versions", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -34,6 +35,8 @@ class Held:
         """Shard of each operation."""
         self.versions: list[int] = []
         self.values: list[Any] | None = None
+        self.entries: list[StoredEntry] | None = None
+        """In place of values, where these are what is stored: then the reply brings them as they are."""
         self.seen: dict[int, int] = {}
         """Position -> version of the former state that its answer says something of."""
         self.statuses: bytearray | None = None
@@ -43,16 +46,21 @@ class Held:
         self.blocked: set[int] = set()
         """Shards that are being reconciled."""
 
-    def body(self, now_ms: float) -> list[Any]:
+    def body(self, now_ms: float) -> bytes:
         """The MessagePack body of the REPLY."""
-        return [
-            self.request,
-            self.attempt,
-            int(now_ms),
-            None if self.statuses is None else bytes(self.statuses),
-            wire.pack_u64(self.versions),
-            self.values,
-        ]
+        packed = wire.pack(
+            [
+                self.request,
+                self.attempt,
+                int(now_ms),
+                None if self.statuses is None else bytes(self.statuses),
+                wire.pack_u64(self.versions),
+                self.values,
+            ]
+        )
+        # The last of it is nil, a single byte, where entries stand in for values.
+        assert self.entries is None or self.values is None
+        return packed if self.entries is None else packed[:-1] + packed_values(self.entries)
 
     def set_status(self, position: int, status: int) -> None:
         """Mark one operation; what it would have shown is withheld unless a condition failed."""
@@ -63,6 +71,8 @@ class Held:
             self.versions[position] = 0
             if self.values is not None:
                 self.values[position] = None
+            if self.entries is not None:
+                self.entries[position] = ABSENT
 
     def demote(self, shards: set[int]) -> None:
         """This node lost `shards`: their operations may have been done, and no longer wait for anything here."""

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from zkv.core import wire
 from zkv.core.node.checks import Request, check_identity, check_request, check_sizes
+from zkv.core.node.entries import ABSENT, TUPLE_BYTES, Entry, opened, size_of_stored, stored, versions_of
 from zkv.core.node.evaluate import BLIND, EVALUATIONS, Asked, Outcome
 from zkv.core.node.expiring import Expiring
 from zkv.core.node.groups import Group
@@ -25,8 +26,7 @@ from zkv.core.node.replies import Held
 from zkv.core.node.room import Room
 from zkv.core.node.serving import HELD_LIMIT, Serving
 from zkv.core.node.sessions import Record, Session, status_of_unknown
-from zkv.core.node.sizes import ENTRY_BYTES, EXPIRY_BYTES, size_of, size_of_all
-from zkv.core.node.store import ABSENT, Entry
+from zkv.core.node.sizes import ENTRY_BYTES, EXPIRY_BYTES, NUMBER_BYTES, size_of, size_of_all
 from zkv.core.node.tails import Part
 from zkv.core.node.walks import Budget, Walks
 from zkv.core.node.watching import Watching
@@ -37,6 +37,8 @@ RETURNING: Final = frozenset((wire.INCR, wire.APPEND, wire.GETSET))
 TURN_BYTES: Final = 4 * 1024 * 1024
 """After so many bytes of requests a batch leaves before its turn ends: none must be too long for the queues."""
 
+MOST_BYTES: Final = ENTRY_BYTES + TUPLE_BYTES + NUMBER_BYTES + EXPIRY_BYTES
+"""What an entry takes at most, besides its key and its value."""
 TTL_LIMIT_MS: Final = 2**42
 SCAN_MS: Final = 8.0
 """Between two scans where clients have other requests: a scan is a millisecond's work, or two."""
@@ -165,7 +167,7 @@ class Requests:
             was_answered = held.writes and self._was_answered(header.sender, batch, attempt)
             held.versions = [0] * len(keys)
             held.statuses = bytearray((wire.MAYBE if was_answered else wire.LATE,)) * len(keys)
-            local.send(source, wire.REPLY, held.body(local.now_ms))
+            local.send_packed(source, wire.REPLY, held.body(local.now_ms))
             return
         if deadline_ms - local.now_ms > 2 * local.settings.timeout_limit_ms:
             raise Malformed(f"the deadline is further away than {local.settings.timeout_limit_ms} ms")
@@ -265,8 +267,8 @@ class Requests:
             )  # fmt: skip
         elif whole and op == wire.GET:
             tables = map(local.store.tables.__getitem__, shards)
-            entries = [table.get(key, ABSENT) for table, key in zip(tables, request.keys, strict=True)]
-            held.versions, held.values, _ = map(list, zip(*entries, strict=True))
+            held.entries = [table.get(key, ABSENT) for table, key in zip(tables, request.keys, strict=True)]
+            held.versions, held.values = versions_of(held.entries), None
         else:
             local.roused = True
             self._each(waits, held, request, chosen)
@@ -284,10 +286,7 @@ class Requests:
 
     def _is_full(self) -> bool:
         """Whether some backup is too far behind to be sent more."""
-        for stream in self.local.outgoing.values():
-            if stream.full:
-                return True
-        return False
+        return True in {stream.full for stream in self.local.outgoing.values()}  # a generator takes a call for each
 
     def _admit(self, client: int, batch: int, watermark: int, attempt: int) -> tuple[Session | None, int]:
         """The client's session, and why an operation that it does not know is not executed, or OK (SAFETY 24).
@@ -473,7 +472,7 @@ class Requests:
 
     def _entry(self, shard: int, key: Any, fresh: dict[Any, Entry]) -> Entry:
         """What an operation sees; `fresh`: what those before it in the request have made."""
-        return fresh.get(key) or self.local.store.tables[shard].get(key, ABSENT)
+        return fresh.get(key) or opened(self.local.store.tables[shard].get(key, ABSENT))
 
     def _has_room(self, request: Request) -> bool:
         """Whether a request certainly fits into memory, after evictions where there are any."""
@@ -481,13 +480,10 @@ class Requests:
         if not self.room.limited or not request.writes or (values is None and request.expiries is None):
             return True
         self.room.evicts = False
-        values = values or [None] * len(keys)
-        entry_bytes = ENTRY_BYTES + (EXPIRY_BYTES if request.expiries else 0)
-        if self.room.fits(size_of_all(values) + size_of_all(keys) + entry_bytes * len(keys)):
+        values, expiries = values or [None] * len(keys), request.expiries or [0] * len(keys)
+        if self.room.fits(size_of_all(values) + size_of_all(keys) + MOST_BYTES * len(keys)):
             return True
-        return self.room.make(
-            [entry_bytes + size_of(key) + size_of(value) for key, value in zip(keys, values, strict=True)], keys
-        )  # fmt: skip
+        return self.room.make(list(map(_size_of_new, keys, values, expiries)), keys)
 
     def _no_room(self, growth: int) -> Outcome:
         """What becomes of a write that would exceed the limit."""
@@ -535,9 +531,16 @@ class Requests:
 
 def _growth(key: Any, entry: Entry, outcome: Outcome) -> int:
     """By how much a new entry in the place of another takes more memory."""
-    size = size_of(outcome.value) - size_of(entry[1]) + (EXPIRY_BYTES if outcome.expires_ms else 0)
-    size -= EXPIRY_BYTES if entry[2] else 0
-    return size if entry[0] or outcome.value is None else size + ENTRY_BYTES + size_of(key)
+    size = _size_of_new(key, outcome.value, outcome.expires_ms)
+    if entry[0]:
+        return size - _size_of_new(key, *entry[1:])
+    return 0 if outcome.value is None else size
+
+
+def _size_of_new(key: Any, value: Any, expires_ms: int) -> int:
+    """What an entry would take."""
+    size = ENTRY_BYTES + size_of(key) + size_of_stored(stored(0, value, expires_ms))
+    return size + EXPIRY_BYTES if expires_ms else size
 
 
 def _columns_of(outcomes: Sequence[Outcome]) -> tuple[list[Any], list[Any] | None, list[int] | None]:

@@ -23,10 +23,10 @@ from itertools import islice
 from typing import Final
 
 from zkv.core import wire
+from zkv.core.node.entries import ABSENT, is_tombstone
 from zkv.core.node.expiry import Key
 from zkv.core.node.local import Local
 from zkv.core.node.serving import SPENT_MS, Serving
-from zkv.core.node.sizes import ENTRY_BYTES, size_of
 
 ROOM_PART: Final = 0.9
 """Part of the limit that a primary's own writes may use up."""
@@ -125,13 +125,13 @@ class Room:
         candidates = self._cold(most * LOOKS, all_named) if self.policy == "lru" else self._soon(most * LOOKS)
         for shard, key in candidates:
             entry = tables[shard].get(key)
-            if entry is None or entry[1] is None or shard not in open_shards or key in spared:
+            if entry is None or is_tombstone(entry) or shard not in open_shards or key in spared:
                 continue
             if (shard, key) in victims:
                 continue
             victims[shard, key] = None
             freed += local.store.size_of_entry(key, entry)
-            tombstones += ENTRY_BYTES + size_of(key)
+            tombstones += local.store.size_of_entry(key, ABSENT)
             if freed >= excess_bytes or len(victims) >= most:
                 break
         if victims:

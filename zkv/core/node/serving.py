@@ -13,6 +13,7 @@ from operator import itemgetter, or_
 from typing import Any, Final
 
 from zkv.core import wire
+from zkv.core.node.entries import is_tombstone, version_of
 from zkv.core.node.groups import Group
 from zkv.core.node.history import SYSTEM
 from zkv.core.node.local import Local
@@ -95,7 +96,7 @@ class Serving:
             return
         held.pending = len(waits)
         self.held[held] = None
-        if held.values is not None:
+        if held.values is not None or held.entries is not None:
             self.local.fired["held reads"] += 1
         for group, counter in waits.items():
             # In counter order, so that commits pop from the head. A read may depend on less than what waits already.
@@ -107,7 +108,7 @@ class Serving:
         answered = held.answered() if held.statuses is not None else held.shards
         if self.covers(answered) and not (held.writes and self.is_thin(answered)):
             self.unleased.pop(held, None)
-            self.local.send(held.route, wire.REPLY, held.body(self.local.now_ms))
+            self.local.send_packed(held.route, wire.REPLY, held.body(self.local.now_ms))
         else:
             self.unleased[held] = None
 
@@ -469,7 +470,7 @@ class Serving:
     def _lies(self, shard: int, version: int, key: Any) -> bool:
         """Whether that tombstone is still in place."""
         entry = self.local.store.tables[shard].get(key)
-        return entry is not None and entry[0] == version and entry[1] is None
+        return entry is not None and is_tombstone(entry) and version_of(entry) == version
 
     def _droppable(self, shard: int, version: int) -> Group | None:
         """The group that is told, if that tombstone is ours to drop, and committed."""

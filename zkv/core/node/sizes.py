@@ -19,11 +19,11 @@ WIDE: Final = 4
 worst case is 8."""
 NUMBER_BYTES: Final = 32
 EXT_HEAD: Final = 64 + BYTES_HEAD
-ENTRY_BYTES: Final = 64 + 32 + 48 + 16
-"""Of each entry: its tuple, its version, its slot in the table (half of a table's slots are free on average), and what
-the allocator rounds up."""
-EXPIRY_BYTES: Final = 32 + 64
-"""Of an entry that expires: the time, and its slot in the wheel."""
+ENTRY_BYTES: Final = 48 + 16
+"""Of each entry, besides its key and itself (`entries`): its slot in the table (half of a table's slots are free on
+average), and what the allocator rounds up."""
+EXPIRY_BYTES: Final = 64
+"""Of an entry that expires: its slot in the wheel."""
 
 
 def size_of(item: Any) -> int:

@@ -24,9 +24,9 @@ from typing import Any, Final
 import xxhash
 
 from zkv.core import wire
+from zkv.core.node.entries import StoredEntry, columns_of, is_there, size_of_all_stored
 from zkv.core.node.local import Local
 from zkv.core.node.sizes import size_of_all
-from zkv.core.node.store import Entry
 
 PAGE_KEYS: Final = 512
 PAGE_BYTES: Final = 256 * 1024
@@ -48,7 +48,7 @@ CHUNK_KEYS: Final = 64
 """Keys that are looked up at a time."""
 
 Key = str | bytes
-Ranked = tuple[int, Key, Entry | None]
+Ranked = tuple[int, Key, StoredEntry | None]
 """Hash, key, and the entry where it is frozen."""
 _place: Final = itemgetter(0)
 
@@ -87,7 +87,7 @@ class Walk:
         self._sorted: set[int] = set()
         self._counted = 0
 
-    def sort(self, table: dict[Key, Entry], cluster_ms: int, most: int) -> int:
+    def sort(self, table: dict[Key, StoredEntry], cluster_ms: int, most: int) -> int:
         """Go on sorting, `most` keys; returns how many were looked at."""
         if self._left is None:
             return 0
@@ -124,13 +124,13 @@ class Walk:
         return self._left is None
 
     def page(
-        self, table: dict[Key, Entry], cursor: int, cluster_ms: int, most_bytes: int, most: int = SORTED_AT_ONCE
+        self, table: dict[Key, StoredEntry], cursor: int, cluster_ms: int, most_bytes: int, most: int = SORTED_AT_ONCE
     ) -> tuple[list[Any], int]:
         """The result of a SCAN, a page from `cursor` on, and how many keys were looked at for it."""
         if self.mode == wire.SCAN_COUNT:
             return [None, None, None, None, None, self._counted], 0
         keys: list[Key] = []
-        entries: list[Entry] = []
+        entries: list[StoredEntry] = []
         size = looked = 0
         for rows, first in self._from(cursor):
             at_once = CHUNK_KEYS
@@ -146,7 +146,7 @@ class Walk:
                 ]
                 grown = size_of_all([key for key, _ in found])
                 if self.mode != wire.SCAN_KEYS:
-                    grown += size_of_all([entry[1] for _, entry in found])
+                    grown += size_of_all_stored([entry for _, entry in found])
                 if room > 1 and size + grown > most_bytes:
                     at_once = 1  # of large values no more than there is room for
                     continue
@@ -168,12 +168,11 @@ class Walk:
                 self._sorted.add(number)
             yield part, bisect_left(part, cursor, key=_place)
 
-    def _result(self, keys: list[Key], entries: list[Entry], cursor: int | None) -> list[Any]:
+    def _result(self, keys: list[Key], entries: list[StoredEntry], cursor: int | None) -> list[Any]:
         if self.mode == wire.SCAN_KEYS:
             return [keys, None, None, None, cursor, None]
-        versions = wire.pack_u64(entry[0] for entry in entries)
-        expiries = wire.pack_u64(entry[2] for entry in entries)
-        return [keys, versions, [entry[1] for entry in entries], expiries, cursor, None]
+        versions, values, expiries = columns_of(entries)
+        return [keys, wire.pack_u64(versions), values, wire.pack_u64(expiries), cursor, None]
 
 
 def _hash_of(key: Key) -> int:
@@ -185,11 +184,6 @@ def _behind_ties(rows: list[Ranked], end: int) -> int:
     while end < len(rows) and rows[end][0] == rows[end - 1][0]:
         end += 1
     return min(end, len(rows))
-
-
-def is_there(entry: Entry | None, cluster_ms: int) -> bool:
-    """Whether there is something under a key. What has expired is as good as deleted: it will be in a moment."""
-    return entry is not None and entry[1] is not None and not 0 < entry[2] <= cluster_ms
 
 
 class Walks:

@@ -172,4 +172,4 @@ class Watching:
                 for place in places:
                     if held.values is not None and held.values[place] is None:
                         held.set_status(place, wire.NOT_READY)
-        local.send(held.route, wire.REPLY, held.body(local.now_ms))
+        local.send_packed(held.route, wire.REPLY, held.body(local.now_ms))
