@@ -216,7 +216,7 @@ def memory_layouts(drawn: Figure, line: Line) -> None:
         name: ([of[name]["rss_per_key"] for of in medians.values()], colour) for name, colour in colours.items()
     })  # fmt: skip
     above.set_ylabel("bytes a key")
-    above.set_title("What a key takes in each layout (a node has tuples), and the time of an operation, of a tuple's")
+    above.set_title("What a key takes in each layout, and the time of an operation, of a tuple's")
     above.legend(ncols=len(colours))
     kinds = [(kind, size) for size in medians for kind in ("get", "put")]
     bars(below, [f"{kind}, {size} B" for kind, size in kinds], {

@@ -20,6 +20,7 @@ from record import record
 
 from zkv.core import wire
 from zkv.core.manager.steering import LEISURE_BEATS
+from zkv.core.node.entries import stored
 from zkv.core.settings import ClusterSettings
 from zkv.core.shardmap import shards_of
 from zkv.sim.processes import NodeProcess, Process
@@ -42,7 +43,7 @@ def preload(world: World, keys: int) -> None:
     assert world.disk is not None
     for counter, (key, shard) in enumerate(zip(names, shards_of(names, world.settings.shards), strict=True), start=1):
         version = (1 << wire.COUNTER_BITS) + counter
-        entry = (version, VALUE)
+        entry = stored(version, VALUE, 0)
         for boot in world.disk.map.shards[shard].replicas:
             store = world.by_boot[boot].core.local.store
             store.tables[shard][key] = entry

@@ -1,15 +1,15 @@
 """Ways of keeping a table's entries in memory: what a key takes in each, and what a get and a put cost.
 
-A node keeps a tuple (version, value, expiry) for each key, and the value as the wire brought it: bytes, str, a number
-or an ExtType. The others here keep the expiries of the few keys that have one in a table of their own.
+A value is what the wire brought: bytes, str, a number or an ExtType. A node keeps small ones *encoded*, and large ones
+in a tuple (`zkv/core/node/entries.py`).
 
 \b
-tuple    (version, value, expiry): as in a node.
-pair     (version, value).
-packed   One bytes object: eight of the version, then the value, which must be bytes: the least that packing can cost.
-encoded  One bytes object: eight of the version, then the value as MessagePack, which takes values of all types. Replies
-         are put together from what is there.
-slots    The number of a row; versions in an array of 64-bit numbers, values in a list.
+tuple    (version, value, expiry).
+pair     (version, value), with the expiries of the few keys that have one elsewhere.
+packed   One bytes object: version, expiry, and the value, which must be bytes: the least that packing can cost.
+encoded  One bytes object: version, expiry, and the value as MessagePack, which takes values of all types. Replies are
+         put together from what is there.
+slots    The number of a row; versions in an array of 64-bit numbers, values in a list; expiries elsewhere.
 
 Each does the whole of what a node does between a request's columns and the reply's bytes: find the tables of the
 shards; get: pack the versions, and MessagePack for both columns; put: replace the entries and account for their bytes;
@@ -58,10 +58,10 @@ HOT_KEYS: Final = 5000
 KINDS: Final = ("get", "put", "look")
 FIRST_VERSION: Final = 1 << 56
 PACK: Final = msgpack.Packer(autoreset=True).pack
-VERSION: Final = Struct("<Q")
-HEAD: Final = itemgetter(slice(VERSION.size))
+NUMBERS: Final = Struct("<QQ")
+HEAD: Final = itemgetter(slice(8))
 """The version of a packed entry, and"""
-REST: Final = itemgetter(slice(VERSION.size, None))
+REST: Final = itemgetter(slice(NUMBERS.size, None))
 """its value."""
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
@@ -151,9 +151,9 @@ class Pairs(Tuples):
 
 
 class Packed(Layout):
-    """Version and value in one bytes object."""
+    """Version, expiry and value in one bytes object."""
 
-    missing = bytes(VERSION.size)
+    missing = bytes(NUMBERS.size)
 
     def get(self, shards: Shards, keys: Keys) -> bytes:
         entries = self.found(shards, keys)
@@ -162,7 +162,7 @@ class Packed(Layout):
 
     def made(self, versions: Sequence[int], values: Iterable[Any]) -> Iterator[bytes]:
         """The entries."""
-        return map(add, map(VERSION.pack, versions), values)
+        return map(add, map(NUMBERS.pack, versions, repeat(0)), values)
 
     def put(self, shards: Shards, keys: Keys, versions: Sequence[int], values: Sequence[Any]) -> None:
         fresh: list[Any] = []
@@ -178,12 +178,12 @@ class Packed(Layout):
         self.account(fresh, sum(map(len, entries)) - sum(map(len, former)))
 
     def look(self, shards: Shards, keys: Keys) -> list[tuple[int, Any]]:
-        unpack = VERSION.unpack_from
-        return [(unpack(entry)[0], entry[8:]) for entry in self.found(shards, keys)]
+        unpack = NUMBERS.unpack_from
+        return [(unpack(entry)[0], REST(entry)) for entry in self.found(shards, keys)]
 
 
 class Encoded(Packed):
-    """Version and MessagePack of the value in one bytes object."""
+    """Version, expiry and MessagePack of the value in one bytes object."""
 
     def get(self, shards: Shards, keys: Keys) -> bytes:
         entries = self.found(shards, keys)
@@ -194,8 +194,8 @@ class Encoded(Packed):
         return super().made(versions, map(PACK, values))
 
     def look(self, shards: Shards, keys: Keys) -> list[tuple[int, Any]]:
-        unpack, decode = VERSION.unpack_from, msgpack.unpackb
-        return [(unpack(entry)[0], decode(entry[8:])) for entry in self.found(shards, keys)]
+        unpack, decode = NUMBERS.unpack_from, msgpack.unpackb
+        return [(unpack(entry)[0], decode(REST(entry))) for entry in self.found(shards, keys)]
 
 
 class Slots(Layout):
@@ -328,9 +328,9 @@ def _serve(end: Connection, name: str, keys: int, size: int, seed: int) -> None:
 
 
 def _hold(end: Connection, name: str, keys: int) -> None:
-    """Keys and values of one kind in tuples: what a value takes."""
+    """Keys and values of one kind as a node keeps them: what a value takes."""
     share = PER_ITEM if name == SHARED else 1
-    end.send(_filled(Tuples(), keys // share, CONTENTS[name]) / share)
+    end.send(_filled(Encoded(), keys // share, CONTENTS[name]) / share)
 
 
 SHARED: Final = f"{PER_ITEM} values of 16 bytes in one of {16 * PER_ITEM}"
@@ -386,7 +386,7 @@ def _side_by_side(keys: int, size: int, seed: int, order: Sequence[str]) -> dict
 
 
 def _contents(keys: int) -> dict[str, float]:
-    """What a value takes in tuples, by what it is."""
+    """What a value takes in a node, by what it is."""
     found = {}
     for name in CONTENTS:
         with _process(_hold, name, keys) as end:
@@ -425,6 +425,6 @@ def show(found: dict[str, Any]) -> None:
         for name, figures in of.items():
             times = "".join(f"{figures[f'{kind}_ns']:>10,.0f} ({figures[f'{kind}_times']:.2f})" for kind in kinds)
             click.echo(f"  {name:10}{figures['rss_per_key']:>8,.1f}{times}{figures['tracked_new']:>12,.0f}")
-    click.echo("\nin tuples, bytes a value:")
+    click.echo("\nencoded, bytes a value:")
     for name, per_value in found["contents"].items():
         click.echo(f"  {name:36}{per_value:>8,.1f}")

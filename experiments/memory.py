@@ -46,6 +46,7 @@ from slow_replica import until_healthy
 
 from zkv import Client, LocalCluster
 from zkv.cli.live import progress
+from zkv.core.node.entries import size_of_stored, stored
 from zkv.core.node.sizes import ENTRY_BYTES, size_of
 from zkv.local.ports import HOST, reserve
 from zkv.local.processes import child_environment, python_command
@@ -172,7 +173,7 @@ def evict(skew: float, part: float, settings: Settings) -> dict[str, Any]:
     rng = random.Random(settings.seed)
     accesses = zipfian(keys, skew, settings.accesses, rng)
     batches = [accesses[first : first + BATCH] for first in range(0, len(accesses), BATCH)]
-    limit = round(part * keys * (ENTRY_BYTES + size_of(key_of(0)) + size_of(value)))
+    limit = round(part * keys * (ENTRY_BYTES + size_of(key_of(0)) + size_of_stored(stored(2**50, value, 0))))
     half, counted, held = len(batches) // 2, 0, []
     first = range(round(0.85 * part * keys))  # the cache is nearly full when it begins
     label = f"s = {skew}, {part:.0%} of the memory"

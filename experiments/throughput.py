@@ -36,6 +36,11 @@ from zkv.cli.live import progress
 
 PART_OF: Final = {ONE: 20, ASYNCIO: 4}
 """Kinds of clients of which each operation takes longer do this part of the operations, one in so many."""
+ASKED: Final[dict[tuple[str, int], dict[str, float]]] = {
+    **{(BATCHED, copies): {"floor": 0.75, "redis": 10 if copies == 1 else 5} for copies in (1, 3, 5)},
+    **{(ASYNCIO, copies): {"redis": 5} for copies in (1, 3, 5)},
+}
+"""(client, copies) -> how many times as many operations zkv is to do, with one client process."""
 QUICK: Final[dict[str, Any]] = {
     "nodes": 3, "replicas": (1, 3), "operations": 8000, "step": 1024, "coroutines": 32, "runs": 1, "processes": (1, 2)
 }  # fmt: skip
@@ -85,12 +90,13 @@ def compare(
         if few:
             listed = ", ".join(f"{name} {done_:,}" for name, done_ in few.items())
             title += f"\n(fewer operations than {settings['operations']:,}: {listed})"
-        show(title, found, "ops/s")
+        asked = ASKED.get((client, copies), {}) if count == 1 else {}
+        show(title, found, "ops/s", asked)
         if recorded:
             record(
                 "throughput", part="operations", client=client, processes=count,
                 **settings | {"replicas": copies, "operations": operations},
-                other_versions=other_versions, **summary(found, "ops_per_s"),
+                asked=asked, other_versions=other_versions, **summary(found, "ops_per_s"),
             )  # fmt: skip
 
 

@@ -120,5 +120,6 @@ def rounds(names: list[str], settings: dict[str, Any], *, recorded: bool) -> Non
             processes=PROCESSES if figure == MANY else 1, outstanding=OUTSTANDING if figure == MANY else 1,
             **{name: settings[name] for name in ("nodes", "runs", "value_bytes", "seed", "quick")},
             replicas=copies, operations=operations, request_bytes=len(request), reply_bytes=len(reply),
-            other_versions=versions(names), **summary(found, "mb_per_s" if large else "ops_per_s"),
+            asked=ASKED.get((figure, copies), {}), other_versions=versions(names),
+            **summary(found, "mb_per_s" if large else "ops_per_s"),
         )  # fmt: skip
