@@ -116,6 +116,7 @@ class Expiring:
         self._lags.update(cluster_ms - expires_ms_of(tables[shard][key]) for shard, key in rows)
         self.serving.remove(rows, wire.EXPIRE_EVENT)
         local.expired += len(rows)
+        self.serving.drop_tombstones(now=True)  # of those before: one batch with these, and one turn of its receivers
         local.fired["entries expired"] += len(rows)
 
     def _report_lag(self) -> None:

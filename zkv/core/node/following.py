@@ -243,18 +243,14 @@ class Following:
                     )  # fmt: skip
                     session.record(batch).forgetful |= results is False
 
-    def acknowledge(self) -> bool:
-        """End of the turn: one cumulative acknowledgement a stream, with everything still refused. Returns whether
-        there was any."""
+    def acknowledge(self) -> None:
+        """End of the turn: one cumulative acknowledgement a stream, with everything still refused."""
         local = self.local
-        if not self._owed:
-            return False
         for sender, route in self._owed.items():
             stream = local.incoming.get(sender)
             if stream is not None:
                 local.send(route, wire.ACK, [stream.received, stream.gap, self.refusals(stream)])
         self._owed.clear()
-        return True
 
     def refusals(self, stream: InStream) -> list[tuple[int, int, int]]:
         """Refusals are repeated in *every* acknowledgement until the sender shows that it knows (SAFETY 6)."""

@@ -35,7 +35,7 @@ PULL_MS: Final = 20.0
 LEASE_RETRY_MS: Final = 20.0
 """Interval at which a peer is asked for a grant that does not count yet."""
 EXPIRE_MS: Final = 1000.0
-CHORES_MS: Final = 20.0
+CHORES_MS: Final = 30.0
 """What writes leave to be looked after (a re-send, an expiry) is looked after this soon, and not in every turn."""
 STASH_LIMIT: Final = 1024
 """Frames kept until the map they were sent under arrives; further ones are dropped and come again."""
@@ -196,8 +196,9 @@ class Node:
             local.roused = False
             self._do_chores()
             return
-        if self.serving.flush() + self.following.acknowledge():
+        if self.serving.flush():
             self.next_wake_ms = min(self.next_wake_ms, now_ms + CHORES_MS)
+        self.following.acknowledge()
 
     def _do_chores(self) -> None:
         """All that the end of a turn may have to look after, and when it has to be looked after again."""

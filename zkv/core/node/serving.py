@@ -35,7 +35,7 @@ SPENT_MS: Final = 100.0
 """How long tombstones lie that nobody needs: by then they are committed."""
 SPENT_ELSEWHERE_MS: Final = 1000.0
 """The same at a backup, before it looks whether the primary's word has come."""
-DROP_MS: Final = 25.0
+DROP_MS: Final = 50.0
 """Between two looks at the tombstones: dropping them is told to the replicas, and better told of many at once."""
 PRESSED_PART: Final = 0.8
 """Beyond this part of the memory limit tombstones are not kept for their age."""
@@ -408,13 +408,13 @@ class Serving:
 
     # --- tombstones ------------------------------------------------------------------------------------------------
 
-    def drop_tombstones(self, most: int = 512) -> None:
+    def drop_tombstones(self, most: int = 512, *, now: bool = False) -> None:
         """Forget deletes that every member has passed; replicated like any outcome (SAFETY 10, 21). Those of clients
         when their time has come, or the memory is needed; those of expired and evicted entries at once."""
         local = self.local
         store, limit_bytes = local.store, local.limit_bytes
         pressed = 0 < PRESSED_PART * limit_bytes < store.bytes
-        if local.now_ms < self._dropped_ms + DROP_MS and not pressed:
+        if not now and local.now_ms < self._dropped_ms + DROP_MS and not pressed:
             return
         self._dropped_ms = local.now_ms
         dropped: dict[Group, list[tuple[int, int, Any]]] = defaultdict(list)
