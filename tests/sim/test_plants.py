@@ -45,7 +45,7 @@ CATCHES = {
     "rule-24-batches-of-one-call-not-in-order": 17,
     "rule-24-reads-overtaken-by-their-own-writes": 25,
     "rule-24-record-blanked": 28,
-    "rule-24-results-lost-in-takeovers": 11,
+    "rule-24-results-lost-in-takeovers": 30,
     "rule-24-results-not-replicated": 3,
     "rule-24-sessions-not-replicated": 1,
     "rule-24-watermark-ignored": 2,

@@ -262,6 +262,7 @@ S_TWICE = wire.pack_u16([0, 0])
         [serving.FILL_PART, 0, 1, [S], wire.pack_u64([7]), ["v"]],
         [serving.FILL_PART, 0, 1, [S], wire.pack_u64([7]), ["v"], "soon"],
         [serving.ADOPT_PART, [[0, 1, [[2**40 + 10**6, S, "v", 5, 1, 0, None, 0, 0]]]]],
+        [serving.ADOPT_PART, [[0, 1, [[2**40 + 10**6, S, "v", 5, 1, 0, None, -1]]]]],
     ],
 )
 def test_a_part_that_cannot_be_is_not_taken_and_not_acknowledged(part: list[Any]) -> None:

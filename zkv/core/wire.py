@@ -183,7 +183,7 @@ class Malformed(ValueError):
 
 
 UNPARSABLE: Final[tuple[type[Exception], ...]] = (
-    Malformed, TypeError, ValueError, KeyError, IndexError, OverflowError,
+    Malformed, TypeError, ValueError, KeyError, IndexError, OverflowError, struct.error,
 )  # fmt: skip
 """What reading a peer's frame may raise. Our own mistakes are AssertionErrors, and end the process."""
 

@@ -78,6 +78,8 @@ class Node:
         self._wakes: list[float] = []
         self._restless = False
         """Whether something is under way that each turn may move."""
+        self._counter = 0
+        """That of `serving` when something was last made here."""
         self._memory_limit_bytes = memory_limit_bytes
         self._set_up(ClusterSettings(), ShardMap.empty())
         self._handlers: dict[int, Callable[[Address, wire.Header, bytes], None]] = {
@@ -196,8 +198,10 @@ class Node:
             local.roused = False
             self._do_chores()
             return
-        if self.serving.flush():
+        if self.serving.counter != self._counter or self.serving.unsettled:
+            self._counter = self.serving.counter
             self.next_wake_ms = min(self.next_wake_ms, now_ms + CHORES_MS)
+        self.serving.flush()
         self.following.acknowledge()
 
     def _do_chores(self) -> None:

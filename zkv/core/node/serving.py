@@ -35,6 +35,10 @@ SPENT_MS: Final = 100.0
 """How long tombstones lie that nobody needs: by then they are committed."""
 SPENT_ELSEWHERE_MS: Final = 1000.0
 """The same at a backup, before it looks whether the primary's word has come."""
+DROPPED: Final = 512
+"""Tombstones that are looked at in one go, at least: half a millisecond's work,"""
+DROPPED_PER_MS: Final = 20.0
+"""and for each millisecond since the last time; where clients delete more than that, theirs lie for longer."""
 DROP_MS: Final = 50.0
 """Between two looks at the tombstones: dropping them is told to the replicas, and better told of many at once."""
 PRESSED_PART: Final = 0.8
@@ -172,12 +176,9 @@ class Serving:
             group.wire.append(item)
             self._dirty[group] = None
 
-    def flush(self) -> bool:
-        """End of the turn: one batch a group, encoded once, sent to each member, under the map it was made under.
-        Returns whether there was any."""
+    def flush(self) -> None:
+        """End of the turn: one batch a group, encoded once, sent to each member, under the map it was made under."""
         local = self.local
-        if not self._dirty:
-            return False
         for group in self._dirty:
             packed = wire.pack(group.wire)
             if not group.pending:
@@ -189,7 +190,6 @@ class Serving:
             if not group.members:
                 self._advance(group)  # a set of one: committed as it is made
         self._dirty.clear()
-        return True
 
     def acknowledged(self, peer: int) -> None:
         """The stream to `peer` moved on: see what that commits."""
@@ -408,14 +408,16 @@ class Serving:
 
     # --- tombstones ------------------------------------------------------------------------------------------------
 
-    def drop_tombstones(self, most: int = 512, *, now: bool = False) -> None:
+    def drop_tombstones(self, *, now: bool = False) -> None:
         """Forget deletes that every member has passed; replicated like any outcome (SAFETY 10, 21). Those of clients
-        when their time has come, or the memory is needed; those of expired and evicted entries at once."""
+        when their time has come, or the memory is needed; those of expired and evicted entries at once. `now`: batches
+        leave in any case."""
         local = self.local
         store, limit_bytes = local.store, local.limit_bytes
         pressed = 0 < PRESSED_PART * limit_bytes < store.bytes
         if not now and local.now_ms < self._dropped_ms + DROP_MS and not pressed:
             return
+        most = max(DROPPED, int(DROPPED_PER_MS * min(local.now_ms - self._dropped_ms, 2 * DROP_MS)))
         self._dropped_ms = local.now_ms
         dropped: dict[Group, list[tuple[int, int, Any]]] = defaultdict(list)
         self._drop_spent(local.spent, local.now_ms - SPENT_MS, 4 * most, dropped)
