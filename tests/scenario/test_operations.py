@@ -27,6 +27,36 @@ def test_operations_of_one_request_see_those_before_them() -> None:
     assert held(bench, "B", S) is None
 
 
+def test_gets_and_puts_of_different_keys_are_one_column_each() -> None:
+    bench = Bench(s="PB", t="PB")
+    bench.put("P", [S, S2], ["old", "x" * 300], ttls=[5000, 0])
+    new, newer = "new", "newer"
+    ops = bytes((wire.GET, wire.PUT, wire.GET, wire.GET, wire.PUT))
+    first = bench.mixed("P", ops, [S, new, S2, "none", newer], [None, "a", None, None, "b"], client="x")
+    assert first.statuses == ["OK"] * 5
+    assert first.results == ["old", None, "x" * 300, None, None]
+    assert [version > 0 for version in first.versions] == [True, True, True, False, True]
+    assert first.versions[1] < first.versions[4]
+    assert [held(bench, "B", key) for key in (new, newer)] == ["a", "b"]
+    retry = bench.again(first, "P")
+    assert retry.statuses == ["OK"] * 5
+    assert (retry.versions[1], retry.versions[4]) == (first.versions[1], first.versions[4])
+    assert bench.mixed("P", bytes((wire.GET, wire.GET)), [S, new], [None, None]).results == ["old", "a"]
+
+
+@pytest.mark.parametrize("ack", ["all", "primary"])
+def test_rule_27_a_get_beside_a_put_waits_for_the_commit_of_what_it_shows(ack: str) -> None:
+    bench = Bench(s="PB", t="PB")
+    bench.put("P", S, "old")
+    bench.drop("P", "B", "BATCH")
+    bench.put("P", S, "new", client="y")
+    ask = bench.mixed("P", bytes((wire.GET, wire.PUT)), [S, S2], [None, "v"], client="x", ack=ack)
+    assert ask.status == "UNANSWERED", "what it shows is not committed"
+    bench.heal()
+    bench.advance(500)
+    assert ask.results == ["new", None]
+
+
 def test_a_backup_gets_what_came_of_it_and_nothing_of_how() -> None:
     bench = Bench(s="PB", t="PB")
     bench.op(wire.INCR, "P", [S, S], [2, 3])

@@ -100,10 +100,11 @@ class Queue(KeyOperations, Queueing):
 
         ones = [one for one, _ in queued]
         ttls = [one.ttl_ms for one in ones]
+        conditions = any(one.operand is not None for one in ones)
         return Many(
             bytes(one.op for one in ones), [one.key for one in ones], finish, values=[one.value for one in ones],
-            operands=[one.operand or 0 for one in ones], timeout_s=self._timeout_s, ack=self._pipeline_ack,
-            ttls=ttls if any(ttls) else None,
+            operands=[one.operand or 0 for one in ones] if conditions else None,
+            timeout_s=self._timeout_s, ack=self._pipeline_ack, ttls=ttls if any(ttls) else None,
         )  # fmt: skip
 
     def _finish(self, call: Call, name_of: NameOf, queued: list[tuple[One[Any], Handle[Any]]]) -> list[Any]:

@@ -211,6 +211,8 @@ class ClientCore:
             add_to = {primary: by_target[primary, op].append for primary in dict.fromkeys(primaries)}
             for position, primary in enumerate(primaries):
                 add_to[primary](position)
+        # Operations on one key take effect in their order: batches with such wait for each other.
+        ordered = isinstance(op, bytes) and len(set(keys)) < len(keys)
         sized = None if values is None or are_small(values, BATCH_BYTES // BATCH_OPS) else values
         for (target, target_op), positions in by_target.items():
             last: Batch | None = None
@@ -225,10 +227,10 @@ class ClientCore:
                 )  # fmt: skip
                 self._enter(batch)
                 call.open += 1
-                if last is None or isinstance(op, int):
+                if last is None or not ordered:
                     self._queue(batch, target, batch.op, range(len(chosen)))
                 else:
-                    last.next = batch  # operations on one key take effect in their order
+                    last.next = batch
                 last = batch
 
     def _enter(self, batch: Batch) -> None:

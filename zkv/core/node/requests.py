@@ -34,6 +34,7 @@ from zkv.core.wire import Malformed
 
 RETURNING: Final = frozenset((wire.INCR, wire.APPEND, wire.GETSET))
 """Writes that return more than a version."""
+GETS_AND_PUTS: Final = frozenset((wire.GET, wire.PUT))
 TURN_BYTES: Final = 4 * 1024 * 1024
 """After so many bytes of requests a batch leaves before its turn ends: none must be too long for the queues."""
 
@@ -269,6 +270,8 @@ class Requests:
             tables = map(local.store.tables.__getitem__, shards)
             held.entries = [table.get(key, ABSENT) for table, key in zip(tables, request.keys, strict=True)]
             held.versions, held.values = versions_of(held.entries), None
+        elif whole and roomy and _is_unordered(request):
+            self._gets_and_puts(waits, held, request)
         else:
             local.roused = True
             self._each(waits, held, request, chosen)
@@ -400,6 +403,29 @@ class Requests:
             return wire.BUSY
         return wire.OK
 
+    def _gets_and_puts(self, waits: dict[Group, int], held: Held, request: Request) -> None:
+        """Execute gets and puts of different keys, a pipeline's, as columns: first all gets, then all puts."""
+        ops, shards, keys, values = request.op, held.shards, request.keys, request.values
+        assert isinstance(ops, bytes)
+        tables = map(self.local.store.tables.__getitem__, shards)
+        entries = held.entries = [table.get(key, ABSENT) for table, key in zip(tables, keys, strict=True)]
+        held.versions, held.values = versions_of(entries), None
+        if request.early:
+            held.seen = {at: held.versions[at] for at, op in enumerate(ops) if op == wire.GET}
+        puts = [at for at, op in enumerate(ops) if op == wire.PUT]
+        if not puts:
+            return
+        assert values is not None
+        expiries, of_puts = request.expiries, [shards[at] for at in puts]
+        versions = self.serving.next_versions(of_puts)
+        for at, version in zip(puts, versions, strict=True):
+            held.versions[at], entries[at] = version, ABSENT  # a put returns nothing but its version
+        self._replicate(
+            waits, request, puts if request.indices is None else [request.indices[at] for at in puts], of_puts,
+            versions, [keys[at] for at in puts], [values[at] for at in puts], None,
+            None if expiries is None else [expiries[at] for at in puts],
+        )  # fmt: skip
+
     def _each(self, waits: dict[Group, int], held: Held, request: Request, chosen: Iterable[int]) -> None:
         """Execute the chosen positions, one after the other: each sees what those before it did."""
         local = self.local
@@ -527,6 +553,12 @@ class Requests:
                     counter = version - base
                     if counter > waits.get(group, 0):
                         waits[group] = counter
+
+
+def _is_unordered(request: Request) -> bool:
+    """Whether these are gets and puts of different keys: then nobody can tell in which order they take effect."""
+    ops = request.op
+    return isinstance(ops, bytes) and GETS_AND_PUTS.issuperset(ops) and len(set(request.keys)) == len(request.keys)
 
 
 def _growth(key: Any, entry: Entry, outcome: Outcome) -> int:
