@@ -31,6 +31,7 @@ traces: $(STAMP) ## Print the four traces: each command and what came back
 prove: $(STAMP) ## Run the slow tests, and simulate many more seeds than the tests do (SEEDS=5000 JOBS=2)
 	@ZKVTEST_FULL=1 $(PY) -m pytest -m slow tests
 	@$(PY) -m zkv.sim --first-seed 100000 --seeds $(SEEDS) --jobs $(JOBS)
+	@$(PY) -m zkv.sim --dumps --first-seed 100000 --seeds $$(($(SEEDS) / 10)) --jobs $(JOBS)
 
 bench: $(STAMP) ## Run every experiment, write results/ (about an hour; has a use for redis-server)
 	@$(PY) -m pip install -qq --disable-pip-version-check --editable '.[experiments]'
