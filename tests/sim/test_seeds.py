@@ -13,7 +13,7 @@ import pytest
 from zkv.sim.__main__ import DUMPS_MUST_FIRE, never_fired, run_seed, run_seeds
 
 FIRST_SEED = 1
-SEEDS = 50
+SEEDS = 36
 DUMPS_SEEDS = 6
 
 FOUND = [28, 80, 89, 145, 170, 193]
