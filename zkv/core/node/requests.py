@@ -1,8 +1,9 @@
 """Executing client requests: first the checks, then how each operation comes to its answer (SAFETY 8, 9, 24, 26).
 
 A request of puts or gets whose shards are all active, leased and routed by a map young enough is executed as a whole:
-three comparisons and a few loops in C; so are puts and gets of different keys. Only where one of them fails, or for other operations, is each looked at by
-itself (`evaluate` says what it does). Operations of one request on one key take effect in their order.
+three comparisons and a few loops in C; so are puts and gets of different keys. Only where one of them fails, or for
+other operations, is each looked at by itself (`evaluate` says what it does). Operations of one request on one key take
+effect in their order.
 
 A request for a shard that is just being reconciled waits here for a moment instead of being refused: a change of the
 epoch takes two round trips, and asking again would cost the client as much, and the node more.
