@@ -156,7 +156,7 @@ class Fragments:
         """When a stalled transfer has to be looked at."""
         if not self._outboxes:
             return float("inf")
-        return min((outbox.progress_ms + STALLED_MS for outbox in self._outboxes.values()), default=float("inf"))
+        return min(outbox.progress_ms + STALLED_MS for outbox in self._outboxes.values())
 
 
 def _piece(frame: bytes, number: int, index: int, count: int) -> bytes:

@@ -188,8 +188,8 @@ UNPARSABLE: Final[tuple[type[Exception], ...]] = (
 """What reading a peer's frame may raise. Our own mistakes are AssertionErrors, and end the process."""
 
 
-_new_tuple: Final = tuple.__new__
-"""Makes a NamedTuple without a call of Python code: there is one for each frame."""
+new_tuple: Final = tuple.__new__
+"""Makes a NamedTuple without a call of Python code, for those of which there is one for each frame or operation."""
 
 
 class Header(NamedTuple):
@@ -221,7 +221,7 @@ def decode_header(frame: bytes) -> Header:
         raise Malformed("not a zkv frame")
     if protocol != PROTOCOL:
         raise Malformed(f"protocol version {protocol}, this side speaks {PROTOCOL}")
-    return _new_tuple(Header, (kind, cluster, sender, target, map_version))
+    return new_tuple(Header, (kind, cluster, sender, target, map_version))
 
 
 def decode_body(frame: bytes, offset: int = HEADER.size) -> Any:

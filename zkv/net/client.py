@@ -308,8 +308,7 @@ class Connection(ClientHost):
 
     def _turn(self, timeout_ms: float | None) -> None:
         """Wait for frames, at most so long (None: don't look at all), and take one step."""
-        if self._closing or self.condemned:
-            self._check()
+        self._check()
         events = []
         if timeout_ms is not None:
             self._polling = True
@@ -377,8 +376,7 @@ class Connection(ClientHost):
             self._close_sockets()
             sleepers = [*self._waiters.values(), *_waiters_in(self._inbox), *list(self._watchers)]
         else:
-            under_way = list(self._waiters.values()) if self._waiters else []
-            sleepers = [one for one in under_way if not one.done and not one.given_up][:1]
+            sleepers = [one for one in list(self._waiters.values()) if not one.done and not one.given_up][:1]
         self._wheel.pop(0, None)
         # Somebody may have put something into the inbox, or begun to watch, and found us still driving.
         if sleepers or self._inbox or self._watchers:

@@ -58,7 +58,6 @@ ACCUSE_MS: Final = 150.0
 """Interval of these reports, while they last: gaps between them must not look like an end."""
 PULL_MS: Final = 50.0
 MANAGER_MS: Final = 200.0
-_new_tuple: Final = tuple.__new__
 FINAL: Final = {
     wire.EXPIRED: "the session expired on the server",
     wire.OVERTAKEN: "its answer is lost: an earlier try has come to it",
@@ -159,7 +158,7 @@ class ClientCore:
 
     def _route(self) -> None:
         """Send fresh calls on their way, once there is a map to route by."""
-        if not self._fresh or not self.map.version:
+        if not self.map.version:
             return
         fresh, self._fresh = self._fresh, []
         self._chooser.begin()
@@ -186,8 +185,7 @@ class ClientCore:
         boot = self._any_replica(shard) if spread else self._primaries[shard]
         if op == wire.GET_ANY and boot == self._primaries[shard]:
             op = wire.GET
-        # Not `Kind(…)`: that is a call of Python code, and this comes by for each operation.
-        kind = _new_tuple(Kind, (op, call.ack, spread, int(call.deadline_ms - self._now_ms).bit_length()))
+        kind = wire.new_tuple(Kind, (op, call.ack, spread, int(call.deadline_ms - self._now_ms).bit_length()))
         link = self._links.get(boot)
         if link is None:
             link = self._links[boot] = Link()

@@ -86,7 +86,8 @@ class Contact:
             local.clock.asked(now_ms)
         if outside:
             wake(self._join_ms + JOIN_MS)
-        wake(self._heartbeat_ms + local.settings.heartbeat_ms if self._joined else float("inf"))
+        if self._joined:
+            wake(self._heartbeat_ms + local.settings.heartbeat_ms)
 
     def accused(self, local: Local) -> list[int]:
         """Members that do not answer us: backups that grant nothing, primaries that ask for nothing (SAFETY 32)."""

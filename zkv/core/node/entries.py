@@ -82,11 +82,12 @@ def opened(entry: StoredEntry) -> Entry:
 
 def columns_of(entries: Sequence[StoredEntry]) -> tuple[Sequence[int], Sequence[Any], Sequence[int]]:
     """Versions, values and expiries of entries."""
-    if set(map(type, entries)) == {bytes}:
+    try:
         numbers = wire.unpack_u64(b"".join(map(_numbers_part, entries)))
-        return numbers[::2], wire.unpack(packed_values(entries)), numbers[1::2]
-    rows = list(map(opened, entries))
-    return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+    except TypeError:  # that was a slice of a tuple
+        rows = list(map(opened, entries))
+        return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+    return numbers[::2], wire.unpack(packed_values(entries)), numbers[1::2]
 
 
 def versions_of(entries: Sequence[StoredEntry]) -> list[int]:

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from zkv.core import wire
 from zkv.core.node.checks import Request, check_identity, check_request, check_sizes
-from zkv.core.node.entries import ABSENT, TUPLE_BYTES, Entry, opened, size_of_stored, stored, versions_of
+from zkv.core.node.entries import ABSENT, TUPLE_BYTES, Entry, StoredEntry, opened, size_of_stored, stored, versions_of
 from zkv.core.node.evaluate import BLIND, EVALUATIONS, Asked, Outcome
 from zkv.core.node.expiring import Expiring
 from zkv.core.node.groups import Group
@@ -35,6 +36,7 @@ from zkv.core.wire import Malformed
 
 RETURNING: Final = frozenset((wire.INCR, wire.APPEND, wire.GETSET))
 """Writes that return more than a version."""
+_FULL: Final = attrgetter("full")
 GETS_AND_PUTS: Final = frozenset((wire.GET, wire.PUT))
 TURN_BYTES: Final = 4 * 1024 * 1024
 """After so many bytes of requests a batch leaves before its turn ends: none must be too long for the queues."""
@@ -253,10 +255,10 @@ class Requests:
             chosen = self._choose(held, request, record, unknown)
             whole = len(chosen) == len(shards)
         waits: dict[Group, int] = {}
-        if local.store.expiry.count and self.expiring.behind and op not in wire.OF_SHARDS:
+        if self.expiring.behind and op not in wire.OF_SHARDS:
             self.expiring.meet(shards, request.keys)
         roomy = True
-        if local.limit_bytes:
+        if self.room.limited:
             self.room.note(request.keys)
             roomy = not chosen or self._has_room(request)
         if whole and op == wire.PUT and roomy:
@@ -268,9 +270,7 @@ class Requests:
                 request.expiries,
             )  # fmt: skip
         elif whole and op == wire.GET:
-            tables = map(local.store.tables.__getitem__, shards)
-            held.entries = [table.get(key, ABSENT) for table, key in zip(tables, request.keys, strict=True)]
-            held.versions, held.values = versions_of(held.entries), None
+            self._show(held, request)
         elif whole and roomy and _is_unordered(request):
             self._gets_and_puts(waits, held, request)
         else:
@@ -290,7 +290,7 @@ class Requests:
 
     def _is_full(self) -> bool:
         """Whether some backup is too far behind to be sent more."""
-        return True in {stream.full for stream in self.local.outgoing.values()}  # a generator takes a call for each
+        return any(map(_FULL, self.local.outgoing.values()))
 
     def _admit(self, client: int, batch: int, watermark: int, attempt: int) -> tuple[Session | None, int]:
         """The client's session, and why an operation that it does not know is not executed, or OK (SAFETY 24).
@@ -404,13 +404,18 @@ class Requests:
             return wire.BUSY
         return wire.OK
 
+    def _show(self, held: Held, request: Request) -> list[StoredEntry]:
+        """Have the reply bring what is stored under the keys; returns that."""
+        tables = map(self.local.store.tables.__getitem__, held.shards)
+        held.entries = [table.get(key, ABSENT) for table, key in zip(tables, request.keys, strict=True)]
+        held.versions, held.values = versions_of(held.entries), None
+        return held.entries
+
     def _gets_and_puts(self, waits: dict[Group, int], held: Held, request: Request) -> None:
         """Execute gets and puts of different keys, a pipeline's, as columns: first all gets, then all puts."""
         ops, shards, keys, values = request.op, held.shards, request.keys, request.values
         assert isinstance(ops, bytes)
-        tables = map(self.local.store.tables.__getitem__, shards)
-        entries = held.entries = [table.get(key, ABSENT) for table, key in zip(tables, keys, strict=True)]
-        held.versions, held.values = versions_of(entries), None
+        entries = self._show(held, request)
         if request.early:
             held.seen = {at: held.versions[at] for at, op in enumerate(ops) if op == wire.GET}
         puts = [at for at, op in enumerate(ops) if op == wire.PUT]
@@ -502,9 +507,9 @@ class Requests:
         return fresh.get(key) or opened(self.local.store.tables[shard].get(key, ABSENT))
 
     def _has_room(self, request: Request) -> bool:
-        """Whether a request certainly fits into memory, after evictions where there are any."""
+        """Whether a request certainly fits into limited memory, after evictions where there are any."""
         keys, values = request.keys, request.values
-        if not self.room.limited or not request.writes or (values is None and request.expiries is None):
+        if not request.writes or (values is None and request.expiries is None):
             return True
         self.room.evicts = False
         values, expiries = values or [None] * len(keys), request.expiries or [0] * len(keys)
