@@ -9,7 +9,7 @@ import pytest
 from tests.scenario.bench import Bench, S
 from tests.scenario.parts import CLUSTER, Frame
 from zkv.core import wire
-from zkv.core.node import checks, requests, walks
+from zkv.core.node import checks, parking, walks
 from zkv.core.shardmap import shard_of
 
 KEYS = [f"k{number}" for number in range(120) if shard_of(f"k{number}", 2) == 0][:40]
@@ -181,11 +181,11 @@ def test_a_scan_gives_way_to_the_requests_of_others() -> None:
     assert first.status == "OK"
     assert [ask.status for ask in asks] == ["UNANSWERED"] * 2
     bench.get("P", KEYS[0], client="y")
-    bench.advance(requests.SCAN_MS - 1)
+    bench.advance(parking.SCAN_MS - 1)
     assert [ask.status for ask in asks] == ["UNANSWERED"] * 2, "others have their turn first"
     bench.advance(2)
     assert [ask.status for ask in asks] == ["OK", "UNANSWERED"], "in the order in which they came, one at a time"
-    bench.advance(requests.SCAN_MS + 1)
+    bench.advance(parking.SCAN_MS + 1)
     assert {ask.status for ask in asks} == {"OK"}
     assert bench.node("P").local.fired["scans paced"] == 2
 
@@ -198,7 +198,7 @@ def test_a_scan_does_not_wait_for_its_own_client() -> None:
     bench.put("P", KEYS[0], "w", client="y")
     bench.put("P", KEYS[0], "x")
     assert bench.scan("P").status == "UNANSWERED"
-    bench.advance(requests.BUSY_MS)
+    bench.advance(parking.BUSY_MS)
     assert [bench.scan("P", walk=walk).status for walk in (1, 2, 3)] == ["OK"] * 3, "the other one is gone"
 
 
@@ -206,8 +206,8 @@ def test_a_scan_that_waits_too_long_is_late() -> None:
     bench = Bench(s="PBC", t="CPB")
     bench.put("P", KEYS, ["v"] * len(KEYS), client="y")
     bench.scan("P")
-    ask = bench.scan("P", timeout_ms=requests.SCAN_MS / 2)
-    bench.advance(requests.SCAN_MS + 1)
+    ask = bench.scan("P", timeout_ms=parking.SCAN_MS / 2)
+    bench.advance(parking.SCAN_MS + 1)
     assert ask.status == "LATE"
 
 

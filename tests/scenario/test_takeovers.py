@@ -6,7 +6,7 @@ import pytest
 
 from tests.scenario.bench import S2, S3, T2, Bench, S, T
 from zkv.core import wire
-from zkv.core.node.requests import PARKED_MS
+from zkv.core.node.parking import PARKED_MS
 
 
 def bench_with_a_tail(reached: str) -> Bench:
@@ -304,7 +304,7 @@ def test_and_is_refused_when_that_takes_too_long() -> None:
 
 
 def test_the_requests_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zkv.core.node.requests.PARKED_BYTES", 100)
+    monkeypatch.setattr("zkv.core.node.parking.PARKED_BYTES", 100)
     bench = Bench(s="PBC", t="PBC")
     bench.hold("B", "P", "TAILS")
     bench.change(s="PB")

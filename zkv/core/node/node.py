@@ -213,7 +213,7 @@ class Node:
             self.takeovers.ask()
             self.takeovers.advance()
             self.takeovers.announce()
-            self.requests.retry_parked(self._wakes.append)
+            self.requests.parking.advance(self._wakes.append)
             self.room.tend(self._wakes.append)
             self.expiring.wake(self._wakes.append)
             self.serving.drop_tombstones()
@@ -234,7 +234,7 @@ class Node:
         self._wakes.append(self.fragments.next_wake_ms())
         self.next_wake_ms = max(now_ms + 1.0, min(self._wakes))
         self._restless = (
-            self.takeovers.busy or self.requests.waiting or self.filling.busy or self.watching.busy
+            self.takeovers.busy or self.requests.parking.busy or self.filling.busy or self.watching.busy
             or local.limit_bytes > 0
         )  # fmt: skip
 

@@ -5,16 +5,14 @@ three comparisons and a few loops in C; so are puts and gets of different keys. 
 other operations, is each looked at by itself (`evaluate` says what it does). Operations of one request on one key take
 effect in their order.
 
-A request for a shard that is just being reconciled waits here for a moment instead of being refused: a change of the
-epoch takes two round trips, and asking again would cost the client as much, and the node more.
+Some requests are better looked at later: those wait in `parking`.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from zkv.core import wire
 from zkv.core.node.checks import Request, check_identity, check_request, check_sizes
@@ -23,6 +21,7 @@ from zkv.core.node.evaluate import BLIND, EVALUATIONS, Asked, Outcome
 from zkv.core.node.expiring import Expiring
 from zkv.core.node.groups import Group
 from zkv.core.node.local import Address, Local
+from zkv.core.node.parking import Parked, Parking
 from zkv.core.node.reading import Reading
 from zkv.core.node.replies import Held
 from zkv.core.node.room import Room
@@ -44,25 +43,6 @@ TURN_BYTES: Final = 4 * 1024 * 1024
 MOST_BYTES: Final = ENTRY_BYTES + TUPLE_BYTES + NUMBER_BYTES + EXPIRY_BYTES
 """What an entry takes at most, besides its key and its value."""
 TTL_LIMIT_MS: Final = 2**42
-SCAN_MS: Final = 8.0
-"""Between two scans where clients have other requests: a scan is a millisecond's work, or two."""
-BUSY_MS: Final = 1000.0
-"""A node counts as busy for so long after a request: clients that are slowed down must not look like clients gone."""
-
-
-PARKED_MS: Final = 100.0
-"""How long a request waits for a takeover before it is refused."""
-PARKED_BYTES: Final = 64 * 1024 * 1024
-
-
-class Parked(NamedTuple):
-    """A request that waits for a takeover."""
-
-    until_ms: float
-    shards: Sequence[int]
-    source: Address
-    header: wire.Header
-    frame: bytes
 
 
 class Requests:
@@ -79,70 +59,15 @@ class Requests:
         self.watching = watching
         self.walks = Walks(local)
         self._taken_bytes = 0
-        self._parked: deque[Parked] = deque()
-        self._parked_bytes = 0
-        self._scans: deque[Parked] = deque()
-        """Requests to scan, while clients do other things here: one is taken up now and then."""
-        self._scan_ms = float("-inf")
-        """From when on."""
-        self._client = 0
-        self._client_ms = self._others_ms = float("-inf")
-        """Who had the last request that was no scan, and when; and when others had one before."""
+        self.parking = Parking(local, serving, self._take_up)
         self._default_ack = wire.ACK_LEVELS[local.settings.ack]
 
-    @property
-    def waiting(self) -> bool:
-        """Whether requests wait here."""
-        return bool(self._parked or self._scans)
-
-    def retry_parked(self, wake: Callable[[float], None]) -> None:
-        """End of a turn: take up the requests whose takeover is over, or has taken too long, and the next scan."""
-        if self._parked:
-            parked, self._parked = self._parked, deque()
-            for one in parked:
-                if self.local.now_ms < one.until_ms and self.serving.is_settling(one.shards):
-                    self._parked.append(one)
-                else:
-                    self._take_up(one)
-            if self._parked:
-                wake(self._parked[0].until_ms)
-        if self._scans:
-            if self.local.now_ms >= self._scan_ms:
-                self._take_up(self._scans.popleft())
-            if self._scans:
-                wake(self._scan_ms)
-
     def _take_up(self, one: Parked) -> None:
-        self._parked_bytes -= len(one.frame)
+        """Look at a request that has waited."""
         try:
             self.handle(one.source, one.header, one.frame, may_wait=False)
         except wire.UNPARSABLE:
             self.local.fired["malformed frames"] += 1  # it was looked at when it came: the client's error still
-
-    def _park(self, shards: Sequence[int], source: Address, header: wire.Header, frame: bytes) -> bool:
-        """Let a request wait, if that may help it; False if it is to be looked at now."""
-        if self._parked_bytes + len(frame) > PARKED_BYTES or not self.serving.is_settling(shards):
-            return False
-        self._parked.append(Parked(self.local.now_ms + PARKED_MS, shards, source, header, frame))
-        self._parked_bytes += len(frame)
-        self.local.roused = True
-        self.local.fired["requests parked"] += 1
-        return True
-
-    def _disturbs(self, client: int) -> bool:
-        """Whether clients other than this one had requests here a moment ago."""
-        return self.local.now_ms < BUSY_MS + (self._others_ms if client == self._client else self._client_ms)
-
-    def _pace(self, shards: Sequence[int], source: Address, header: wire.Header, frame: bytes) -> bool:
-        """Let a scan wait for its turn, if others have requests here; False if it is to be looked at now."""
-        early = self.local.now_ms < self._scan_ms and self._disturbs(header.sender)
-        if not early or self._parked_bytes + len(frame) > PARKED_BYTES:
-            return False
-        self._scans.append(Parked(self._scan_ms, shards, source, header, frame))
-        self._parked_bytes += len(frame)
-        self.local.roused = True
-        self.local.fired["scans paced"] += 1
-        return True
 
     def handle(self, source: Address, header: wire.Header, frame: bytes, *, may_wait: bool = True) -> None:
         """One REQUEST. Raises `Malformed`; what is late is dropped before it is looked at any further."""
@@ -183,12 +108,12 @@ class Requests:
                 return
             request = request._replace(op=wire.GET)
         unserved = not self.serving.active.issuperset(shards) or local.now_ms >= self.serving.covered_until_ms
-        if unserved and may_wait and self._park(shards, source, header, frame):
+        if unserved and may_wait and self.parking.park(shards, source, header, frame):
             return
         if op == wire.SCAN:
-            if may_wait and self._pace(shards, source, header, frame):
+            if may_wait and self.parking.pace(shards, source, header, frame):
                 return
-            self._scan_ms = local.now_ms + SCAN_MS
+            self.parking.scanned()
         if held.writes and (ack or self._default_ack) == wire.ACK_PRIMARY:
             request = request._replace(early=True)
         if op == wire.WATCH and self._is_served(held, request):
@@ -199,10 +124,7 @@ class Requests:
         self._execute(held, request)
         local.operations += len(keys)
         if op != wire.SCAN:
-            local.busy_until_ms = local.now_ms + BUSY_MS
-            if header.sender != self._client:
-                self._client, self._others_ms = header.sender, self._client_ms
-            self._client_ms = local.now_ms
+            self.parking.served(header.sender)
         self._taken_bytes += len(frame)
         if self._taken_bytes > TURN_BYTES:
             self._taken_bytes = 0
@@ -458,7 +380,7 @@ class Requests:
                 if not self.expiring.catch_up():  # what is due and not deleted is neither to be shown nor to be hidden
                     held.values[position] = [[], None, None, None, operand, None]
                     continue
-                alone = not self._disturbs(request.client)
+                alone = not self.parking.disturbs(request.client)
                 found = self.walks.scan(request.client, shard, key, operand, given[position], budget, alone=alone)
                 held.versions[position], held.values[position] = found
                 self.serving.depend_on_all(waits, shard)
