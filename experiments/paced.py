@@ -14,9 +14,10 @@ from load import percentile
 from zkv import Client
 from zkv.cli.live import progress
 from zkv.client.operations import call_error
-from zkv.client.plans import Many, NameOf
+from zkv.client.plans import Many
 from zkv.core import wire
 from zkv.core.client.calls import Call
+from zkv.core.shardmap import ShardMap
 
 STEP: Final = 8192
 FRACTIONS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
@@ -60,7 +61,7 @@ def put_with_ttls(kv: Client, rows: Iterable[tuple[int, float | None]], value_by
     """
     chosen = [(number, ttl_s) for number, ttl_s in rows if ttl_s is not None]
 
-    def finish(call: Call, _: NameOf) -> None:
+    def finish(call: Call, _: ShardMap) -> None:
         if call.failures:
             raise call_error(call, kv.manager)
 

@@ -469,7 +469,7 @@ class Bench:
         process = self.processes[pid]
         assert isinstance(process.core, ClientCore)
         now_ms = self.clock_ms(pid)
-        call = process.core.submit(op, keys, values, now_ms, now_ms + timeout_ms)
+        call = process.core.submit(Call(op, keys, values, now_ms, now_ms + timeout_ms))
         self._turn(process)
         self.settle()
         return call

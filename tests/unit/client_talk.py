@@ -91,7 +91,7 @@ class Talk:
         self.step()
 
     def call(self, op: int, keys: list[str], values: list[Any] | None = None, timeout_ms: float = 5000.0) -> Call:
-        call = self.core.submit(op, keys, values, self.now_ms, self.now_ms + timeout_ms)
+        call = self.core.submit(Call(op, keys, values, self.now_ms, self.now_ms + timeout_ms))
         self.step()
         return call
 

@@ -7,6 +7,7 @@ import pytest
 from tests.unit.client_talk import A, B, C, S, T, Talk, failure_of, map_of
 from zkv.core import wire
 from zkv.core.client import calls, client
+from zkv.core.client.calls import Call
 from zkv.core.client.client import HELLO_MS, PULL_MS, TRY_MS
 from zkv.core.client.retrying import BACKOFF_MAX_MS
 from zkv.core.node.local import MANAGER
@@ -212,6 +213,6 @@ def test_rule_25_what_failed_before_it_was_sent_is_never_sent(monkeypatch: pytes
 def test_rule_27_the_level_of_acknowledgement_travels_with_the_request() -> None:
     talk = Talk()
     for level in (wire.ACK_DEFAULT, wire.ACK_ALL, wire.ACK_PRIMARY):
-        talk.core.submit(wire.PUT, [S], ["v"], 0.0, 5000.0, level)
+        talk.core.submit(Call(wire.PUT, [S], ["v"], 0.0, 5000.0, level))
         talk.step()
         assert talk.request().ack == level

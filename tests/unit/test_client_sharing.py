@@ -19,7 +19,7 @@ def submit(talk: Talk, op: int | bytes, keys: list[str], timeout_ms: float = 500
     """Ask for something, without a turn."""
     ops = [op] * len(keys) if isinstance(op, int) else list(op)
     values = None if wire.TAKES_VALUE.isdisjoint(ops) else [f"v{place}" for place in range(len(keys))]
-    return talk.core.submit(op, keys, values, talk.now_ms, talk.now_ms + timeout_ms, ack)
+    return talk.core.submit(Call(op, keys, values, talk.now_ms, talk.now_ms + timeout_ms, ack))
 
 
 def readers(hedging: bool = False, sticky: bool = False) -> Talk:
@@ -200,7 +200,7 @@ def test_an_answer_that_is_lost_ends_its_operation_as_unknown() -> None:
 def test_operations_of_different_kinds_travel_in_one_message_and_in_order() -> None:
     talk = Talk()
     ops = bytes((wire.PUT, wire.GET, wire.DELETE))
-    call = talk.core.submit(ops, [S, S, S], ["v", None, None], 0.0, 5000.0)
+    call = talk.core.submit(Call(ops, [S, S, S], ["v", None, None], 0.0, 5000.0))
     talk.step()
     request = talk.request()
     assert (request.op, request.keys) == (ops, [S, S, S])
@@ -212,7 +212,7 @@ def test_operations_of_different_kinds_travel_in_one_message_and_in_order() -> N
 def test_a_long_call_of_that_kind_waits_for_each_of_its_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "BATCH_OPS", 2)
     talk = Talk()
-    call = talk.core.submit(bytes((wire.PUT,) * 5), [S, S2, S, S2, S], list("abcde"), 0.0, 5000.0)
+    call = talk.core.submit(Call(bytes((wire.PUT,) * 5), [S, S2, S, S2, S], list("abcde"), 0.0, 5000.0))
     talk.step()
     for count in (2, 2, 1):
         request = talk.request()

@@ -14,7 +14,7 @@ from tests.unit.client_talk import CLUSTER, S2, S3, A, B, C, Request, S, T, Talk
 from zkv import Event
 from zkv.client import watching
 from zkv.client.coordination import WaitOperations
-from zkv.client.failures import outcome_of, request_of
+from zkv.client.failures import call_of, outcome_of
 from zkv.client.plans import AnyOf, Begin, GiveUp, LearnMap, Many, Pause
 from zkv.client.watching import Watch, WatchOperations
 from zkv.core import wire
@@ -56,9 +56,7 @@ class Face:
         self.given_up: list[Any] = []
 
     def begin(self, plan: Many[Any], timeout_ms: float = 2000.0) -> Call:
-        op, keys, values, operands, timeout_ms, ack, ttls, shards = request_of(plan, timeout_ms)
-        now_ms = self.talk.now_ms
-        call = self.talk.core.submit(op, keys, values, now_ms, now_ms + timeout_ms, ack, operands, ttls, shards)
+        call = self.talk.core.submit(call_of(plan, self.talk.now_ms, timeout_ms))
         self.talk.step()
         return call
 

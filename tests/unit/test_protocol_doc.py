@@ -15,6 +15,7 @@ import xxhash
 
 from zkv import values
 from zkv.core import shardmap, wire
+from zkv.core.client.calls import Call
 from zkv.core.client.client import ClientCore
 from zkv.core.manager.effects import Publish, Send
 from zkv.core.manager.manager import Manager
@@ -98,7 +99,7 @@ def conversation() -> list[Sent]:
                 send(boot, node.name, to, frame)
         if call is None and turn > 20:
             assert all(len(node.serving.active) == 2 for node in nodes.values())
-            call = client.submit(wire.PUT, ["key1"], ["value1"], now_ms, now_ms + 5000)
+            call = client.submit(Call(wire.PUT, ["key1"], ["value1"], now_ms, now_ms + 5000))
         if call is not None:
             for to, frame in client.step(drain(CLIENT), now_ms):
                 send(CLIENT, "client", to, frame)

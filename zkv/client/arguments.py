@@ -8,7 +8,7 @@ from typing import Any, Final
 from zkv.client.results import Key
 from zkv.core import wire
 from zkv.errors import UsageError
-from zkv.values import check_keys
+from zkv.values import KEY_LIMIT_BYTES, check_keys
 
 TTL_LIMIT_S: Final = 100 * 366 * 86400
 """Longest time to live; nobody would notice the difference to none."""
@@ -33,7 +33,8 @@ def ack_level(ack: str | None) -> int:
 
 def checked(key: Key) -> Key:
     """The key. Raises UsageError for what is none."""
-    check_keys((key,))
+    if type(key) is not str or not key.isascii() or len(key) > KEY_LIMIT_BYTES:
+        check_keys((key,))
     return key
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from collections.abc import AsyncIterator, Generator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from zkv.client.batches import AsyncPipeline
 from zkv.client.coordination import AsyncLock, WaitOperations
-from zkv.client.failures import outcome_of, request_of
+from zkv.client.failures import call_of, outcome_of
 from zkv.client.operations import Operations
 from zkv.client.options import COUNTED, Configured, documented
 from zkv.client.plans import AnyOf, Awaiting, Begin, GiveUp, LearnMap, Many, One, Pause, run_with
@@ -25,8 +26,9 @@ from zkv.client.watching import AsyncWatch
 from zkv.core import wire
 from zkv.core.shardmap import ShardMap
 from zkv.errors import ClosedError, Unavailable
-from zkv.net.aio import AsyncConnection, of_parents
+from zkv.net.aio import AsyncConnection
 from zkv.net.client import connected
+from zkv.net.clock import now_ms
 from zkv.values import check_keys
 
 if TYPE_CHECKING:
@@ -194,27 +196,32 @@ class AsyncClient(Configured, Operations, ScanOperations, WaitOperations, Awaiti
         if self._closed:
             raise ClosedError("this client is closed")
         connection = self._connection
-        if connection is not None and connection.pid != os.getpid():
-            of_parents.append(connection)  # two processes must not share sockets, nor an identity (SAFETY 24)
-            connection = None
         if connection is None or connection.condemned:
-            self._connection = connected(AsyncConnection, self.manager, **self._connection_options())
-        assert self._connection is not None
-        return self._connection
+            connection = connected(AsyncConnection, self.manager, **self._connection_options())
+            self._connection = connection
+            _connected.add(self)
+        return connection
 
     async def _run(self, plan: Any) -> Any:
         """Run a plan to its end."""
         kind = type(plan)
         if kind is One or kind is Many or kind is LearnMap:
             connection = self._live()
-            call = await connection.perform(*request_of(plan, 1000 * self._deadline_s(plan.timeout_s)))
+            call = call_of(plan, now_ms(), 1000 * self._deadline_s(plan.timeout_s))
+            connection.start(call)
+            try:
+                await call.waiter
+            except asyncio.CancelledError:
+                connection.forget(call)
+                raise
             return outcome_of(plan, call, connection.core.map, self.manager)
         if kind is Pause:
             return await asyncio.sleep(plan.seconds)
         if kind is AnyOf:
             return await self._any_of(plan)
         if kind is Begin:
-            return self._live().begin(*request_of(plan.plan, 1000 * self._deadline_s(plan.plan.timeout_s)))
+            connection = self._live()
+            return connection.begin(call_of(plan.plan, now_ms(), 1000 * self._deadline_s(plan.plan.timeout_s)))
         if kind is GiveUp:
             for one in plan.standing:
                 one.home.give_up((one,))
@@ -245,5 +252,19 @@ class AsyncClient(Configured, Operations, ScanOperations, WaitOperations, Awaiti
             steps.close()  # now, and not when nobody remembers an interrupt any more
 
 
+_connected: weakref.WeakSet[AsyncClient] = weakref.WeakSet()
+_of_parents: list[AsyncConnection] = []
+"""Connections of the process that this one was forked from, kept: their destructors belong there."""
+
+
+def _leave_to_parent() -> None:
+    """In a forked child: two processes must not share sockets, nor an identity (SAFETY 24)."""
+    for client in list(_connected):
+        if client._connection is not None:
+            _of_parents.append(client._connection)
+            client._connection = None
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 run_with(AsyncClient, AsyncClient._run)
 __all__ = ["AsyncClient"]

@@ -13,9 +13,10 @@ from typing import Any, Generic, Self, TypeVar, cast
 from zkv.client.arguments import ack_level
 from zkv.client.failures import error_of
 from zkv.client.operations import KeyOperations
-from zkv.client.plans import Many, NameOf, One, Queueing, run_with
+from zkv.client.plans import Many, One, Queueing, run_with
 from zkv.core import wire
 from zkv.core.client.calls import Answer, Call
+from zkv.core.shardmap import ShardMap
 from zkv.errors import UsageError, ZkvError
 
 T = TypeVar("T")
@@ -95,8 +96,8 @@ class Queue(KeyOperations, Queueing):
         """Everything queued as one call; the queue is empty then."""
         queued, self._queued = self._queued, []
 
-        def finish(call: Call, name_of: NameOf) -> list[Any]:
-            return self._finish(call, name_of, queued)
+        def finish(call: Call, shard_map: ShardMap) -> list[Any]:
+            return self._finish(call, shard_map, queued)
 
         ones = [one for one, _ in queued]
         ttls = [one.ttl_ms for one in ones]
@@ -107,7 +108,7 @@ class Queue(KeyOperations, Queueing):
             timeout_s=self._timeout_s, ack=self._pipeline_ack, ttls=ttls if any(ttls) else None,
         )  # fmt: skip
 
-    def _finish(self, call: Call, name_of: NameOf, queued: list[tuple[One[Any], Handle[Any]]]) -> list[Any]:
+    def _finish(self, call: Call, shard_map: ShardMap, queued: list[tuple[One[Any], Handle[Any]]]) -> list[Any]:
         """Give each handle its result or error; raises the first error unless they are to be returned."""
         self.results = results = []
         first: ZkvError | None = None
@@ -117,7 +118,7 @@ class Queue(KeyOperations, Queueing):
                 if failure is not None:
                     raise error_of(failure, self._client.manager)
                 version, value, status, source = answer
-                handle._result = one.finish(Answer(status, version, value, source), name_of)
+                handle._result = one.finish(Answer(status, version, value, source), shard_map)
                 results.append(handle._result)
             except ZkvError as error:
                 handle._error = error

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from zkv.client.batches import Pipeline
 from zkv.client.coordination import Lock, WaitOperations
-from zkv.client.failures import outcome_of, request_of
+from zkv.client.failures import call_of, outcome_of
 from zkv.client.operations import Operations
 from zkv.client.options import COUNTED, Configured, documented
 from zkv.client.plans import AnyOf, Begin, Blocking, GiveUp, LearnMap, Many, One, Pause, run_with
@@ -29,6 +29,7 @@ from zkv.core.settings import DEFAULT_MANAGER
 from zkv.core.shardmap import ShardMap
 from zkv.errors import ClosedError, Unavailable
 from zkv.net.client import Connection, connected
+from zkv.net.clock import now_ms
 from zkv.values import check_keys
 
 
@@ -208,14 +209,16 @@ class Client(Configured, Operations, ScanOperations, WaitOperations, Blocking):
         kind = type(plan)
         if kind is One or kind is Many or kind is LearnMap:
             connection = self._live()
-            call = connection.perform(*request_of(plan, 1000 * self._deadline_s(plan.timeout_s)))
+            call = call_of(plan, now_ms(), 1000 * self._deadline_s(plan.timeout_s))
+            connection.perform(call)
             return outcome_of(plan, call, connection.core.map, self.manager)
         if kind is Pause:
             return time.sleep(plan.seconds)
         if kind is AnyOf:
             return self._any_of(plan)
         if kind is Begin:
-            return self._live().begin(*request_of(plan.plan, 1000 * self._deadline_s(plan.plan.timeout_s)))
+            connection = self._live()
+            return connection.begin(call_of(plan.plan, now_ms(), 1000 * self._deadline_s(plan.plan.timeout_s)))
         if kind is GiveUp:
             for one in plan.standing:
                 one.home.give_up((one,))

@@ -22,7 +22,7 @@ from typing import Any, Final, Self
 from zkv.client.events import events_of, tokens_plan, watch_plan
 from zkv.client.failures import check_status
 from zkv.client.operations import call_error
-from zkv.client.plans import Awaiting, Blocking, LearnMap, Many, NameOf, One, Pause, Step, operation, run_with
+from zkv.client.plans import Awaiting, Blocking, LearnMap, Many, One, Pause, Step, operation, run_with
 from zkv.client.results import Entry, Key
 from zkv.core import wire
 from zkv.core.client.calls import TIMED_OUT, Answer, Call
@@ -103,7 +103,7 @@ class WaitOperations:
         watched.begun = True  # only who finds that something is missing need watch at all
         return [key for key, exists in zip(missing, exist, strict=True) if exists]
 
-    def _found(self, call: Call, _: NameOf) -> list[Any]:
+    def _found(self, call: Call, _: ShardMap) -> list[Any]:
         if call.failures:
             raise call_error(call, self.manager)
         return list(call.columns()[1])
@@ -135,7 +135,7 @@ class _Watched:
         prefixes = [prefix for prefix, _ in asked]
         since = [min(tokens[key] for key in keys) for _, keys in asked]
 
-        def finish(call: Call, _: NameOf) -> list[Key]:
+        def finish(call: Call, _: ShardMap) -> list[Key]:
             return self._take(call, [keys for _, keys in asked], manager)
 
         return watch_plan(prefixes, since, list(groups), finish, timeout_s)
@@ -254,9 +254,9 @@ class LockOperations:
     # A lock is read at its primary and written as it is, whatever way its client has of reading and encoding.
 
     def _look(self, timeout_s: float | None = None) -> One[Entry | None]:
-        def finish(answer: Answer, name_of: NameOf) -> Entry | None:
+        def finish(answer: Answer, shard_map: ShardMap) -> Entry | None:
             value = TYPED.decode(answer.value)
-            return None if value is None else Entry(self._key, value, answer.version, name_of(answer.source))
+            return None if value is None else Entry(self._key, value, answer.version, shard_map.name_of(answer.source))
 
         return One(wire.GET, self._key, finish, timeout_s=timeout_s)
 
@@ -321,10 +321,10 @@ def _beginning(keys: Sequence[Any]) -> Key:
     return beginning
 
 
-def _changed(answer: Answer, name_of: NameOf) -> int | None:
+def _changed(answer: Answer, shard_map: ShardMap) -> int | None:
     """The new version; None where the condition did not hold."""
     if answer.status:
-        check_status(answer, "", name_of)
+        check_status(answer, "", shard_map)
         return None
     return answer.version
 

@@ -7,10 +7,11 @@ from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from zkv.client.operations import call_error
-from zkv.client.plans import Many, NameOf
+from zkv.client.plans import Many
 from zkv.client.results import Key
 from zkv.core import wire
 from zkv.core.client.calls import Call
+from zkv.core.shardmap import ShardMap
 from zkv.errors import ProtocolError
 
 KINDS: Final = {
@@ -49,7 +50,7 @@ def tokens_plan(
 ) -> Many[list[int]]:
     """The tokens of now: what comes after is to be watched."""
 
-    def finish(call: Call, _: NameOf) -> list[int]:
+    def finish(call: Call, _: ShardMap) -> list[int]:
         if call.failures:
             raise call_error(call, manager)
         return list(call.columns()[0])

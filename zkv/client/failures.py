@@ -1,10 +1,10 @@
-"""Between plans and the core: what a plan asks for, what it makes of a call, and failures as exceptions."""
+"""Between plans and the core: the call that a plan asks for, what it makes of a call, and failures as exceptions."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from zkv.client.plans import LearnMap, Many, NameOf, One
+from zkv.client.plans import LearnMap, Many, One
 from zkv.core import wire
 from zkv.core.client.calls import NOT_FORMED, REFUSED, UNAVAILABLE, UNREACHABLE, Answer, Call, Failure
 from zkv.core.shardmap import ShardMap
@@ -38,33 +38,35 @@ def error_of(failure: Failure, manager: str, unknown: bool | None = None) -> Zkv
     return kind(failure.text, outcome_unknown=doubt, **where)  # type: ignore[arg-type]
 
 
-def request_of(plan: Any, timeout_ms: float) -> tuple[Any, ...]:
-    """A plan's call, as connections take it: (operation, keys, values, operands, timeout, acknowledgement level, ttls,
-    shards)."""
+def call_of(plan: Any, now_ms: float, timeout_ms: float) -> Call:
+    """What a plan asks of the cluster, from now on."""
+    deadline_ms = now_ms + timeout_ms
     if type(plan) is One:
         value, operand, ttl_ms = plan.value, plan.operand, plan.ttl_ms
-        return (
-            plan.op, (plan.key,), None if value is None else (value,), None if operand is None else (operand,),
-            timeout_ms, plan.ack, (ttl_ms,) if ttl_ms else None, None,
+        return Call(
+            plan.op, (plan.key,), None if value is None else (value,), now_ms, deadline_ms, plan.ack,
+            None if operand is None else (operand,), (ttl_ms,) if ttl_ms else None,
         )  # fmt: skip
     if type(plan) is Many:
-        return plan.op, plan.keys, plan.values, plan.operands, timeout_ms, plan.ack, plan.ttls, plan.shards
-    return wire.GET, (), None, None, timeout_ms, plan.ack, None, None  # without operations it needs but the map
+        return Call(
+            plan.op, plan.keys, plan.values, now_ms, deadline_ms, plan.ack, plan.operands, plan.ttls, plan.shards
+        )
+    return Call(wire.GET, (), None, now_ms, deadline_ms, plan.ack)  # without operations it needs but the map
 
 
 def outcome_of(plan: Any, call: Call, shard_map: ShardMap, manager: str) -> Any:
     """What a plan makes of its call, or raise its error."""
     if type(plan) is Many:
         try:
-            return plan.finish(call, NameOf(shard_map))
+            return plan.finish(call, shard_map)
         finally:
             call.batches.clear()  # they refer to it: a large call must not wait for the garbage collector
     if call.failures:
         raise error_of(call.failures[0], manager)
-    return shard_map if type(plan) is LearnMap else plan.finish(call.answer(), NameOf(shard_map))
+    return shard_map if type(plan) is LearnMap else plan.finish(call.answer(), shard_map)
 
 
-def check_status(answer: Answer, key: str | bytes, name_of: NameOf) -> None:
+def check_status(answer: Answer, key: str | bytes, shard_map: ShardMap) -> None:
     """Raise WrongType, TooLarge or OutOfMemory where that is the answer."""
     status = answer.status
     if not status:
@@ -74,14 +76,14 @@ def check_status(answer: Answer, key: str | bytes, name_of: NameOf) -> None:
     if status == wire.TOO_LARGE:
         raise TooLarge(f"the value under {key!r} would become too large: numbers fit 64 bits, values 16 MiB")
     if status == wire.NO_ROOM:
-        raise out_of_memory(answer.value, answer.source, name_of)
+        raise out_of_memory(answer.value, answer.source, shard_map)
 
 
-def out_of_memory(figures: Any, source: int, name_of: NameOf) -> OutOfMemory:
+def out_of_memory(figures: Any, source: int, shard_map: ShardMap) -> OutOfMemory:
     """The exception for a write that was refused for want of memory, with the figures of the node that refused it."""
     used, limit = figures if isinstance(figures, list) and len(figures) == 2 else (0, 0)
     return OutOfMemory(
-        f"{name_of(source)} has no room for this write: its entries take {used:,} bytes, {limit:,} is its limit; "
-        "delete something, add a node, or raise --memory-limit (see `zkv-admin status`)",
-        used_bytes=used, limit_bytes=limit, endpoint=name_of.endpoint(source),
+        f"{shard_map.name_of(source)} has no room for this write: its entries take {used:,} bytes, {limit:,} is its "
+        "limit; delete something, add a node, or raise --memory-limit (see `zkv-admin status`)",
+        used_bytes=used, limit_bytes=limit, endpoint=shard_map.endpoint_of(source),
     )  # fmt: skip

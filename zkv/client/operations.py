@@ -23,7 +23,7 @@ from zkv.client.arguments import (
     read_op,
 )
 from zkv.client.failures import check_status, error_of, out_of_memory
-from zkv.client.plans import LearnMap, Many, NameOf, One, Operation, Step, operation
+from zkv.client.plans import LearnMap, Many, One, Operation, Step, operation
 from zkv.client.results import DeleteResult, Entry, Key, PutResult
 from zkv.core import wire
 from zkv.core.client.calls import Answer, Call
@@ -53,7 +53,7 @@ class KeyOperations:
         """
         decode = self._codec.decode
 
-        def finish(answer: Answer, _: NameOf) -> Any:
+        def finish(answer: Answer, _: ShardMap) -> Any:
             return decode(answer.value, default)
 
         return One(self._read_op(read), checked(key), finish, timeout_s=timeout_s)
@@ -70,10 +70,10 @@ class KeyOperations:
         """
         decode = self._codec.decode
 
-        def finish(answer: Answer, name_of: NameOf) -> Entry | None:
+        def finish(answer: Answer, shard_map: ShardMap) -> Entry | None:
             if answer.value is None:
                 return None
-            return Entry(key, decode(answer.value), answer.version, name_of(answer.source))
+            return Entry(key, decode(answer.value), answer.version, shard_map.name_of(answer.source))
 
         return One(self._read_op(read), checked(key), finish, timeout_s=timeout_s)
 
@@ -86,7 +86,7 @@ class KeyOperations:
         (True, False)
         """
 
-        def finish(answer: Answer, _: NameOf) -> bool:
+        def finish(answer: Answer, _: ShardMap) -> bool:
             return bool(answer.value)
 
         return One(wire.EXISTS, checked(key), finish, timeout_s=timeout_s)
@@ -117,8 +117,8 @@ class KeyOperations:
         """
         op, operand = condition_of(if_absent, if_present, if_version)
 
-        def finish(answer: Answer, name_of: NameOf) -> PutResult | None:
-            return _written(answer, key, name_of)
+        def finish(answer: Answer, shard_map: ShardMap) -> PutResult | None:
+            return _written(answer, key, shard_map)
 
         wire_value = self._codec.encode(value)
         return One(
@@ -157,8 +157,8 @@ class KeyOperations:
         """
         decode = self._codec.decode
 
-        def finish(answer: Answer, name_of: NameOf) -> Any:
-            check_status(answer, key, name_of)
+        def finish(answer: Answer, shard_map: ShardMap) -> Any:
+            check_status(answer, key, shard_map)
             try:
                 return decode(answer.value, default)
             except ZkvError as error:  # the write was done, and only its former value cannot be read
@@ -188,10 +188,10 @@ class KeyOperations:
         """
         conditional = if_version is not None
 
-        def finish(answer: Answer, name_of: NameOf) -> DeleteResult | None:
+        def finish(answer: Answer, shard_map: ShardMap) -> DeleteResult | None:
             if answer.status and conditional:
                 return None
-            return DeleteResult(not answer.status, answer.version, name_of(answer.source))
+            return DeleteResult(not answer.status, answer.version, shard_map.name_of(answer.source))
 
         op, operand = (wire.DELETE_IF_VERSION, checked_version(if_version)) if conditional else (wire.DELETE, None)
         return One(op, checked(key), finish, operand=operand, timeout_s=timeout_s, ack=self._level(ack))
@@ -217,8 +217,8 @@ class KeyOperations:
         if type(by) not in (int, float) or not isfinite(by):
             raise UsageError(f"by is {by!r}: it must be an int or a finite float")
 
-        def finish(answer: Answer, name_of: NameOf) -> Any:
-            check_status(answer, key, name_of)
+        def finish(answer: Answer, shard_map: ShardMap) -> Any:
+            check_status(answer, key, shard_map)
             return answer.value
 
         value = self._numbers.encode(by)
@@ -239,8 +239,8 @@ class KeyOperations:
         if type(piece) not in (str, bytes):
             raise UsageError(f"a piece must be str or bytes, not {type(piece).__name__}")
 
-        def finish(answer: Answer, name_of: NameOf) -> int:
-            check_status(answer, key, name_of)
+        def finish(answer: Answer, shard_map: ShardMap) -> int:
+            check_status(answer, key, shard_map)
             return int(answer.value)
 
         value = self._codec.encode(piece)
@@ -283,7 +283,7 @@ class KeyOperations:
         (True, inf, None)
         """
 
-        def finish(answer: Answer, _: NameOf) -> float | None:
+        def finish(answer: Answer, _: ShardMap) -> float | None:
             left_ms = answer.value
             return None if left_ms is None else inf if left_ms < 0 else left_ms / 1000
 
@@ -294,8 +294,8 @@ class KeyOperations:
     _numbers: Codec
 
     def _touch(self, key: Key, ttl_ms: int, timeout_s: float | None, ack: str | None) -> One[PutResult | None]:
-        def finish(answer: Answer, name_of: NameOf) -> PutResult | None:
-            return _written(answer, key, name_of)
+        def finish(answer: Answer, shard_map: ShardMap) -> PutResult | None:
+            return _written(answer, key, shard_map)
 
         return One(
             wire.TOUCH, checked(key), finish, timeout_s=timeout_s, ack=self._level(ack), ttl_ms=ttl_ms
@@ -329,12 +329,12 @@ class Operations(KeyOperations):
         keys: list[Key] = list(items)
         ttl_ms = lifetime_ms(ttl_s)
 
-        def finish(call: Call, name_of: NameOf) -> list[PutResult]:
+        def finish(call: Call, shard_map: ShardMap) -> list[PutResult]:
             versions, values, statuses, sources = call.columns()
-            names = _names(sources, name_of)
+            names = _names(sources, shard_map)
             results: list[Any] = list(map(_put_result, repeat(PutResult), zip(versions, names, strict=True)))
             if wire.NO_ROOM in statuses:
-                _refuse(results, values, statuses, sources, name_of, return_exceptions)
+                _refuse(results, values, statuses, sources, shard_map, return_exceptions)
             return self._complete(call, results, return_exceptions)
 
         return Many(
@@ -357,7 +357,7 @@ class Operations(KeyOperations):
         """
         codec, decode_column = self._codec, self._codec.decode_column
 
-        def finish(call: Call, _: NameOf) -> list[Any]:
+        def finish(call: Call, _: ShardMap) -> list[Any]:
             values = call.columns()[1]
             decoded = _each_decoded(values, default, codec) if return_exceptions else decode_column(values, default)
             return self._complete(call, decoded, return_exceptions)
@@ -376,9 +376,9 @@ class Operations(KeyOperations):
         [True, True, False]
         """
 
-        def finish(call: Call, name_of: NameOf) -> list[DeleteResult]:
+        def finish(call: Call, shard_map: ShardMap) -> list[DeleteResult]:
             versions, _, statuses, sources = call.columns()
-            rows = zip(statuses, versions, _names(sources, name_of), strict=True)
+            rows = zip(statuses, versions, _names(sources, shard_map), strict=True)
             results = [DeleteResult(not status, version, name) for status, version, name in rows]
             return self._complete(call, results, return_exceptions)
 
@@ -441,22 +441,22 @@ def _decoded(value: Any, default: Any, codec: Codec) -> Any:
         return error
 
 
-def _written(answer: Answer, key: Key, name_of: NameOf) -> PutResult | None:
+def _written(answer: Answer, key: Key, shard_map: ShardMap) -> PutResult | None:
     """The result of a write that may depend on a condition."""
     if answer.status:
-        check_status(answer, key, name_of)
+        check_status(answer, key, shard_map)
         return None
-    return PutResult(answer.version, name_of(answer.source))
+    return wire.new_tuple(PutResult, (answer.version, shard_map.name_of(answer.source)))
 
 
 def _refuse(
-    results: list[Any], values: Sequence[Any], statuses: Sequence[int], sources: Sequence[int], name_of: NameOf,
+    results: list[Any], values: Sequence[Any], statuses: Sequence[int], sources: Sequence[int], shard_map: ShardMap,
     return_exceptions: bool,
 ) -> None:  # fmt: skip
     """Put an error in the place of each write that there was no room for, or raise the first."""
     refused = [place for place, status in enumerate(statuses) if status == wire.NO_ROOM]
     for place in refused:
-        error = out_of_memory(values[place], sources[place], name_of)
+        error = out_of_memory(values[place], sources[place], shard_map)
         if not return_exceptions:
             if len(refused) < len(results):
                 # The call as a whole: some of it may have been done, as where any other of its operations fails.
@@ -466,9 +466,9 @@ def _refuse(
         results[place] = error
 
 
-def _names(sources: Sequence[int], name_of: NameOf) -> Any:
+def _names(sources: Sequence[int], shard_map: ShardMap) -> Any:
     """Names of who answered, by operation; failed ones have no source."""
-    names = {boot: name_of(boot) if boot else "" for boot in set(sources)}
+    names = {boot: shard_map.name_of(boot) if boot else "" for boot in set(sources)}
     return repeat(names[sources[0]], len(sources)) if len(names) == 1 else map(names.__getitem__, sources)
 
 

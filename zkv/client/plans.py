@@ -24,30 +24,13 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-class NameOf:
-    """Names of nodes by their boot ids, and where they are, as a map has them."""
-
-    __slots__ = ("_map",)
-
-    def __init__(self, shard_map: ShardMap) -> None:
-        self._map = shard_map
-
-    def __call__(self, boot: int) -> str:
-        return self._map.name_of(boot)
-
-    def endpoint(self, boot: int) -> str | None:
-        """Where a node is to be found; None for one that has left the map."""
-        member = self._map.members.get(boot)
-        return None if member is None else member.endpoint
-
-
 class One(Generic[T_co]):
     """One operation on one key."""
 
     __slots__ = ("ack", "finish", "key", "op", "operand", "timeout_s", "ttl_ms", "value")
 
     def __init__(
-        self, op: int, key: str | bytes, finish: Callable[[Answer, NameOf], T_co], *, value: Any = None,
+        self, op: int, key: str | bytes, finish: Callable[[Answer, ShardMap], T_co], *, value: Any = None,
         operand: int | None = None, timeout_s: float | None = None, ack: int = wire.ACK_DEFAULT, ttl_ms: int = 0,
     ) -> None:  # fmt: skip
         self.op = op
@@ -69,7 +52,7 @@ class Many(Generic[T_co]):
     __slots__ = ("ack", "finish", "keys", "op", "operands", "shards", "timeout_s", "ttls", "values")
 
     def __init__(
-        self, op: int | bytes, keys: Sequence[str | bytes], finish: Callable[[Call, NameOf], T_co], *,
+        self, op: int | bytes, keys: Sequence[str | bytes], finish: Callable[[Call, ShardMap], T_co], *,
         values: Sequence[Any] | None = None, operands: Sequence[int] | None = None, timeout_s: float | None = None,
         ack: int = wire.ACK_DEFAULT, ttls: Sequence[int] | None = None, shards: Sequence[int] | None = None,
     ) -> None:  # fmt: skip

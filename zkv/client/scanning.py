@@ -14,7 +14,7 @@ from itertools import zip_longest
 from typing import Any, Final, NamedTuple
 
 from zkv.client.operations import call_error
-from zkv.client.plans import LearnMap, Many, NameOf, Step, operation
+from zkv.client.plans import LearnMap, Many, Step, operation
 from zkv.client.results import Entry, Key
 from zkv.core import wire
 from zkv.core.client.calls import Call
@@ -151,7 +151,7 @@ class ScanOperations:
         rows = zip(page.keys, values, page.versions, strict=True)
         return [Entry(key, value, version, page.server) for key, value, version in rows]
 
-    def _deleted(self, call: Call, _: NameOf) -> int:
+    def _deleted(self, call: Call, _: ShardMap) -> int:
         if call.failures:
             raise call_error(call, self.manager)
         return sum(status == wire.OK for status in call.columns()[2])
@@ -205,12 +205,12 @@ def page_plan(
     """The plan of one call for pages."""
     shards = list(position)
 
-    def finish(call: Call, name_of: NameOf) -> dict[int, ShardPage]:
+    def finish(call: Call, shard_map: ShardMap) -> dict[int, ShardPage]:
         if call.failures:
             raise call_error(call, manager)
         versions, values, _, sources = call.columns()
         rows = zip(shards, versions, values, sources, strict=True)
-        return {shard: _page_of(version, value, name_of(source)) for shard, version, value, source in rows}
+        return {shard: _page_of(version, value, shard_map.name_of(source)) for shard, version, value, source in rows}
 
     return Many(
         wire.SCAN, [prefix] * len(shards), finish, values=[walk << wire.SCAN_MODE_BITS | mode] * len(shards),

@@ -30,7 +30,6 @@ from zkv.client.plans import (
     Blocking,
     GiveUp,
     LearnMap,
-    NameOf,
     Pause,
     Step,
     operation,
@@ -279,9 +278,9 @@ class WatchOperations:
         """Take the answers that are there. Where a part is missing its shards have moved, or nobody serves them: from
         then on they are asked for by themselves, so that the others need not wait for them."""
         for group, poll in list(self._polls.items()):
-            call: Call | None = poll.standing.call
-            answers = {} if call is None else _settled(call)
-            if call is not None and (call.done or answers):
+            call: Call = poll.standing.call
+            answers = _settled(call)
+            if call.done or answers:
                 self._take_answer(poll, call, answers)
                 self._idle.update(poll.shards)
                 del self._polls[group]
@@ -359,7 +358,7 @@ def _settled(call: Call) -> dict[int, _Answer]:
     }
 
 
-def _as_it_is(call: Call, _: NameOf) -> Call:
+def _as_it_is(call: Call, _: ShardMap) -> Call:
     return call
 
 

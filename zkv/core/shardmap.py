@@ -93,6 +93,11 @@ class ShardMap:
         member = self.members.get(boot)
         return member.name if member else f"{boot:016x}"
 
+    def endpoint_of(self, boot: int) -> str | None:
+        """Where a node is to be found; None for one that has left the map."""
+        member = self.members.get(boot)
+        return None if member is None else member.endpoint
+
     def with_changes(self, delta: Delta) -> ShardMap:
         """This map with `delta` applied, which must start from this version."""
         if delta.base != self.version or delta.cluster != self.cluster:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zkv import __version__
 from zkv.client.operations import call_error
-from zkv.client.plans import LearnMap, Many, NameOf
+from zkv.client.plans import LearnMap, Many
 from zkv.core import wire
 from zkv.dump.format import Head, Sink
 from zkv.dump.pictures import ATTEMPTS, Dumped, Pictures
@@ -33,7 +33,7 @@ def dump(
     called with each page. Raises ZkvError and what `sink` raises; what was written until then is of no use.
     """
 
-    def finish(call: Call, _: NameOf) -> tuple[Sequence[int], Sequence[Any]]:
+    def finish(call: Call, _: ShardMap) -> tuple[Sequence[int], Sequence[Any]]:
         if call.failures:
             raise call_error(call, kv.manager)
         versions, pages, _statuses, _sources = call.columns()

@@ -15,8 +15,9 @@ from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 from zkv.client.failures import out_of_memory
 from zkv.client.operations import call_error
-from zkv.client.plans import Many, NameOf
+from zkv.client.plans import Many
 from zkv.core import wire
+from zkv.core.shardmap import ShardMap
 from zkv.dump.format import Source
 from zkv.dump.puts import BATCH_KEYS, Batch, Batches, Contents, CountedTime, Show, gone, ignore, put_of, verify
 from zkv.errors import ProtocolError
@@ -144,7 +145,7 @@ class _Put:
         kept: int = self._kv._run(plan)
         return Loaded(len(put.keys) - kept, put.expired, kept, 0)
 
-    def _finish(self, call: Call, name_of: NameOf) -> int:
+    def _finish(self, call: Call, shard_map: ShardMap) -> int:
         """How many were there already; raises where one was refused."""
         if call.failures:
             raise call_error(call, self._kv.manager)
@@ -154,7 +155,7 @@ class _Put:
             return 0
         for result, status, source in zip(results, statuses, sources, strict=True):
             if status == wire.NO_ROOM:
-                raise out_of_memory(result, source, name_of)
+                raise out_of_memory(result, source, shard_map)
             if status not in (wire.OK, wire.UNMET):
-                raise ProtocolError(f"{name_of(source)} answered a put with status {status}")
+                raise ProtocolError(f"{shard_map.name_of(source)} answered a put with status {status}")
         return sum(status == wire.UNMET for status in statuses)

@@ -9,13 +9,11 @@ times slower).
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from typing import Any, Final
 
 import zmq
 
-from zkv.core import wire
 from zkv.core.client.calls import Call
 from zkv.core.node.local import Address
 from zkv.errors import ClosedError, Unavailable, UsageError, ZkvError
@@ -24,17 +22,17 @@ from zkv.net.clock import now_ms
 
 ROUNDS: Final = 8
 """Turns taken in a row while frames keep coming; then the loop's other work has its turn."""
+TIMER_MAX_MS: Final = 60_000.0
 
 
 class AsyncStanding:
     """A call that is under way, or done, and that nobody need wait for."""
 
-    __slots__ = ("call", "future", "home")
+    __slots__ = ("call", "home")
 
-    def __init__(self, home: AsyncConnection, call: Call, future: asyncio.Future[None]) -> None:
+    def __init__(self, home: AsyncConnection, call: Call) -> None:
         self.home = home
         self.call = call
-        self.future = future
 
     @property
     def done(self) -> bool:
@@ -43,53 +41,49 @@ class AsyncStanding:
 
 
 class AsyncConnection(ClientHost):
-    """Sockets of one loop."""
+    """Sockets of one loop. Each call has a future for its `waiter`, which is set when nothing more will come."""
 
     def __init__(self, manager: str, **options: Any) -> None:
         super().__init__(manager, **options)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._futures: dict[Call, asyncio.Future[None]] = {}
         self._watched: dict[Any, int] = {}
         """Socket -> file descriptor that the loop watches."""
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_ms = 0.0
+        """When it goes off."""
         self._closed = False
-        self.pid = os.getpid()
         self.condemned = False
         """Whether an exception ended a turn in its middle."""
 
-    async def perform(
-        self, op: int | bytes, keys: Sequence[Any], values: Sequence[Any] | None, operands: Sequence[int] | None,
-        timeout_ms: float, ack: int = wire.ACK_DEFAULT, ttls: Sequence[int] | None = None,
-        shards: Sequence[int] | None = None,
-    ) -> Call:  # fmt: skip
-        """Run one call to its end: answers and failures."""
-        call, future = self._start(op, keys, values, operands, timeout_ms, ack, ttls, shards)
-        try:
-            await future
-        except asyncio.CancelledError:
-            if not call.done:
-                self.core.abandon(call)
-            raise
-        finally:
-            self._futures.pop(call, None)
-        return call
+    def start(self, call: Call) -> None:
+        """Start a call, for whose `waiter` the caller waits; or who gives up: `forget`."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._attach(loop)
+        core = self.core
+        if len(core.calls) >= CALLS_LIMIT:
+            raise UsageError(f"this client has {CALLS_LIMIT} calls under way already")
+        core.submit(call)
+        call.waiter = loop.create_future()
+        if not self._scheduled:
+            self._schedule()
 
-    def begin(
-        self, op: int | bytes, keys: Sequence[Any], values: Sequence[Any] | None, operands: Sequence[int] | None,
-        timeout_ms: float, ack: int = wire.ACK_DEFAULT, ttls: Sequence[int] | None = None,
-        shards: Sequence[int] | None = None,
-    ) -> AsyncStanding:  # fmt: skip
+    def forget(self, call: Call) -> None:
+        """Whoever waited for this call does so no longer."""
+        if not call.done:
+            self.core.abandon(call)
+
+    def begin(self, call: Call) -> AsyncStanding:
         """Begin a call and return; the loop sees to it."""
-        call, future = self._start(op, keys, values, operands, timeout_ms, ack, ttls, shards)
+        self.start(call)
 
         def over(future: asyncio.Future[None]) -> None:
-            self._futures.pop(call, None)
             if not future.cancelled():
                 future.exception()  # looked at: the loop need not warn of what nobody waited for
 
-        future.add_done_callback(over)
-        return AsyncStanding(self, call, future)
+        call.waiter.add_done_callback(over)
+        return AsyncStanding(self, call)
 
     async def wait_any(self, standing: Sequence[AsyncStanding], timeout_ms: float) -> None:
         """Wait until one of these calls is done or given up, or the time has passed. A cancellation leaves them
@@ -103,9 +97,9 @@ class AsyncConnection(ClientHost):
             self._attach(loop)
         if any(one.done for one in standing):
             return
-        if any(one.future.get_loop() is not loop for one in standing):
+        futures = {one.call.waiter for one in standing}
+        if any(future.get_loop() is not loop for future in futures):
             raise Unavailable("these calls were begun in another event loop")
-        futures = {one.future for one in standing}
         if not futures:
             await asyncio.sleep(timeout_ms / 1000)
             return
@@ -117,25 +111,9 @@ class AsyncConnection(ClientHost):
     def give_up(self, standing: Sequence[AsyncStanding]) -> None:
         """Nobody wants these calls any more: whoever waits for one does so no longer."""
         for one in standing:
-            if not one.call.done:
-                self.core.abandon(one.call)
-            if not one.future.get_loop().is_closed():
-                one.future.cancel()
-
-    def _start(
-        self, op: int | bytes, keys: Sequence[Any], values: Sequence[Any] | None, operands: Sequence[int] | None,
-        timeout_ms: float, ack: int, ttls: Sequence[int] | None, shards: Sequence[int] | None,
-    ) -> tuple[Call, asyncio.Future[None]]:  # fmt: skip
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._attach(loop)
-        if len(self._futures) >= CALLS_LIMIT:
-            raise UsageError(f"this client has {CALLS_LIMIT} calls under way already")
-        started_ms = now_ms()
-        call = self.core.submit(op, keys, values, started_ms, started_ms + timeout_ms, ack, operands, ttls, shards)
-        future = self._futures[call] = loop.create_future()
-        self._schedule()
-        return call, future
+            self.forget(one.call)
+            if not one.call.waiter.get_loop().is_closed():
+                one.call.waiter.cancel()
 
     def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not None and not self._loop.is_closed():
@@ -144,9 +122,8 @@ class AsyncConnection(ClientHost):
         # A loop that is closed watches nothing any more, and nobody waits in it.
         self._watched.clear()
         self._scheduled, self._timer = False, None
-        for call in list(self._futures):
+        for call in list(self.core.calls):
             self.core.abandon(call)
-        self._futures.clear()
 
     def _schedule(self) -> None:
         if not self._scheduled:
@@ -164,11 +141,11 @@ class AsyncConnection(ClientHost):
         except BaseException as error:
             # Nobody knows what state the core is in: it is of no more use.
             self.condemned = True
-            for future in self._futures.values():
-                if not future.done():
+            for call in (*self.core.calls, *self.core.finished):
+                if not call.waiter.done():
                     failure = Unavailable("the connection failed in the middle of a turn", outcome_unknown=True)
                     failure.__cause__ = error
-                    future.set_exception(failure)
+                    call.waiter.set_exception(failure)
             self.close()
             raise
 
@@ -184,9 +161,8 @@ class AsyncConnection(ClientHost):
             drain(events, frames)
             self.send(core.step(frames, now_ms()))
             for call in core.finished:
-                future = self._futures.get(call)
-                if future is not None and not future.done():
-                    future.set_result(None)
+                if not call.waiter.done():
+                    call.waiter.set_result(None)
         else:
             self._schedule()
         self._watch()
@@ -206,14 +182,23 @@ class AsyncConnection(ClientHost):
                 self._loop.add_reader(descriptor, self._schedule)
 
     def _set_timer(self) -> None:
-        """Wake up when the core wants to, while somebody waits."""
+        """Wake up when the core wants to, while somebody waits. A timer that is early stays: to be woken once for
+        nothing costs less than a new timer for each turn."""
+        due_ms = self.core.next_wake_ms
+        if self._scheduled or not self.core.calls or (self._timer is not None and self._timer_ms <= due_ms):
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if self._futures and not self._scheduled:
-            assert self._loop is not None
-            delay_s = max(0.0, self.core.next_wake_ms - now_ms()) / 1000
-            self._timer = self._loop.call_later(min(delay_s, 60.0), self._schedule)
+        assert self._loop is not None
+        delay_ms = min(max(0.0, due_ms - now_ms()), TIMER_MAX_MS)
+        self._timer_ms = now_ms() + delay_ms
+        self._timer = self._loop.call_later(delay_ms / 1000, self._wake)
+
+    def _wake(self) -> None:
+        """The timer went off."""
+        self._timer = None
+        if self.core.calls:
+            self._schedule()
 
     def close(self) -> None:
         """Close every socket; calls under way end with ClosedError."""
@@ -225,11 +210,7 @@ class AsyncConnection(ClientHost):
         if self._loop is not None and not self._loop.is_closed():
             for descriptor in self._watched.values():
                 self._loop.remove_reader(descriptor)
-            for future in self._futures.values():
-                if not future.done():
-                    future.set_exception(ClosedError("this client was closed meanwhile", outcome_unknown=True))
+            for call in self.core.calls:
+                if not call.waiter.done():
+                    call.waiter.set_exception(ClosedError("this client was closed meanwhile", outcome_unknown=True))
         super().close()
-
-
-of_parents: Final[list[AsyncConnection]] = []
-"""Connections of the process that this one was forked from, kept: their destructors belong there."""

@@ -28,7 +28,6 @@ from typing import Any, Final, TypeVar
 
 import zmq
 
-from zkv.core import wire
 from zkv.core.client.calls import Call
 from zkv.core.client.client import ClientCore
 from zkv.core.node.local import MANAGER, Address
@@ -109,12 +108,14 @@ def connected(kind: type[H], manager: str, **options: Any) -> H:
 class Standing:
     """A call that is to be made, is under way, or is done."""
 
-    __slots__ = ("arguments", "call", "given_up", "home")
+    __slots__ = ("call", "given_up", "heard", "home")
 
-    def __init__(self, home: Connection, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, home: Connection, call: Call | None) -> None:
         self.home = home
-        self.arguments = arguments
-        self.call: Call | None = None
+        self.call = call
+        """None: of a thread that waits for something else."""
+        self.heard = False
+        """Whether the driver has taken it from the inbox."""
         self.given_up = False
         """Nobody wants it any more."""
 
@@ -129,8 +130,8 @@ class _Waiter(Standing):
 
     __slots__ = ("deadline_ms", "gone", "signal", "thread")
 
-    def __init__(self, home: Connection, arguments: tuple[Any, ...], deadline_ms: float) -> None:
-        super().__init__(home, arguments)
+    def __init__(self, home: Connection, call: Call | None, deadline_ms: float) -> None:
+        super().__init__(home, call)
         self.deadline_ms = deadline_ms
         self.thread = threading.get_ident()
         self.gone = False
@@ -142,7 +143,7 @@ class _Waiter(Standing):
     @property
     def unheard(self) -> bool:
         """Whether the driver has yet to look into the inbox for it."""
-        return self.call is None
+        return not self.heard
 
     def wake(self) -> None:
         """Have its thread look again."""
@@ -158,7 +159,7 @@ class _Watcher(_Waiter):
     __slots__ = ("standing",)
 
     def __init__(self, home: Connection, standing: Sequence[Standing], until_ms: float) -> None:
-        super().__init__(home, (), until_ms)
+        super().__init__(home, None, until_ms)
         self.standing = standing
 
     @property
@@ -168,7 +169,7 @@ class _Watcher(_Waiter):
 
     @property
     def unheard(self) -> bool:
-        return any(one.call is None for one in self.standing)
+        return any(not one.heard for one in self.standing)
 
 
 class Connection(ClientHost):
@@ -201,21 +202,13 @@ class Connection(ClientHost):
         self._ringer.setblocking(False)
         self.links.poller.register(self._bell)
 
-    def perform(
-        self, op: int | bytes, keys: Sequence[Any], values: Sequence[Any] | None, operands: Sequence[int] | None,
-        timeout_ms: float, ack: int = wire.ACK_DEFAULT, ttls: Sequence[int] | None = None,
-        shards: Sequence[int] | None = None,
-    ) -> Call:  # fmt: skip
-        """Run one call to its end: answers and failures. Called by any thread.
+    def perform(self, call: Call) -> None:
+        """Run a call to its end: answers and failures. Called by any thread.
 
         Raises ClosedError if the client is closed meanwhile, Unavailable if the connection is condemned.
         """
         self._check_admission()
-        started_ms = now_ms()
-        deadline_ms = started_ms + timeout_ms
-        waiter = _Waiter(
-            self, (op, keys, values, started_ms, deadline_ms, ack, operands, ttls, shards), deadline_ms
-        )
+        waiter = _Waiter(self, call, call.deadline_ms)
         try:
             try:
                 self._inbox.append(waiter)
@@ -229,20 +222,13 @@ class Connection(ClientHost):
         finally:
             if not waiter.gone:
                 self._leave(waiter)  # again: a signal ended the first
-        assert waiter.call is not None
-        return waiter.call
 
     # --- standing calls --------------------------------------------------------------------------------------------
 
-    def begin(
-        self, op: int | bytes, keys: Sequence[Any], values: Sequence[Any] | None, operands: Sequence[int] | None,
-        timeout_ms: float, ack: int = wire.ACK_DEFAULT, ttls: Sequence[int] | None = None,
-        shards: Sequence[int] | None = None,
-    ) -> Standing:  # fmt: skip
+    def begin(self, call: Call) -> Standing:
         """Begin a call and return. It is sent when a thread next waits for something, this call or another."""
         self._check_admission()
-        started_ms = now_ms()
-        one = Standing(self, (op, keys, values, started_ms, started_ms + timeout_ms, ack, operands, ttls, shards))
+        one = Standing(self, call)
         self._inbox.append(one)
         return one
 
@@ -340,17 +326,20 @@ class Connection(ClientHost):
 
     def _take(self, one: Standing) -> None:
         """Start a call, or forget one that nobody wants."""
+        call = one.call
+        assert call is not None
         if one.given_up:
-            if one.call is not None:
-                self.core.abandon(one.call)
-                self._waiters.pop(one.call, None)
-                self._standing.pop(one.call, None)
-        elif one.call is None:
-            one.call = self.core.submit(*one.arguments)
+            if one.heard:
+                self.core.abandon(call)
+                self._waiters.pop(call, None)
+                self._standing.pop(call, None)
+        elif not one.heard:
+            one.heard = True
+            self.core.submit(call)
             if isinstance(one, _Waiter):
-                self._waiters[one.call] = one
+                self._waiters[call] = one
             else:
-                self._standing[one.call] = one
+                self._standing[call] = one
 
     def _check(self) -> None:
         """Raise where no turn may be taken any more."""
@@ -426,7 +415,7 @@ class Connection(ClientHost):
         self._closing = True
         if self._is_mine():
             return  # the call that this interrupted closes them on its way out
-        closer = _Waiter(self, (), now_ms())
+        closer = _Waiter(self, None, now_ms())
         closer.given_up = True
         while self._wheel.setdefault(0, closer) is not closer:
             self._ring()

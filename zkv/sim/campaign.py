@@ -442,7 +442,7 @@ class Campaign:
         """Every call has come to its end by now: their deadlines have passed."""
         watching = {watcher.client for watcher in self.watchers}
         for client in self.clients:
-            if client not in watching and (client.calls or client.core._calls):
+            if client not in watching and (client.calls or client.core.calls):
                 raise Violation(f"{client.pid} has {len(client.calls)} calls that never end")
 
     def _check(self) -> None:

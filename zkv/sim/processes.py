@@ -198,7 +198,8 @@ class ClientProcess(Process):
     ) -> Call:  # fmt: skip
         """Start a call; the workload hears of its end. `early`: its writes are acknowledged by the primary alone."""
         now_ms, ack = self.now_ms(), wire.ACK_PRIMARY if early else wire.ACK_DEFAULT
-        call = self.core.submit(op, keys, values, now_ms, now_ms + timeout_ms, ack, operands, ttls, shards)
+        call = Call(op, keys, values, now_ms, now_ms + timeout_ms, ack, operands, ttls, shards)
+        self.core.submit(call)
         self.calls[call] = note
         self.wake_in(0.0)
         return call

@@ -27,7 +27,7 @@ class Kind(NamedTuple):
     spread: bool
     """Whether other replicas may answer as well."""
     patience: int
-    """Magnitude of the time that is left: a batch has one deadline, which must suit all."""
+    """Magnitude of the time that they are given: a batch has one deadline, which must suit all."""
 
 
 class Batch:
@@ -128,8 +128,9 @@ class Batch:
             if not call.open:
                 ended.append(call)
             return
+        make = wire.new_tuple
         for call, place, version, value in zip(self.calls, self.places, versions, values, strict=True):
-            call.answers[place] = Answer(wire.OK, version, value, sender)
+            call.answers[place] = make(Answer, (wire.OK, version, value, sender))
             call.open -= 1
             if not call.open:
                 ended.append(call)

@@ -58,15 +58,16 @@ class Call:
 
     __slots__ = (
         "ack", "answers", "batches", "count", "deadline_ms", "failures", "keys", "op", "open", "operands", "shards",
-        "started_ms", "ttls", "values",
+        "started_ms", "ttls", "values", "waiter",
     )  # fmt: skip
 
     def __init__(
-        self, op: int | bytes, keys: Sequence[Any], values: Sequence[Any] | None, operands: Sequence[int] | None,
-        started_ms: float, deadline_ms: float, ack: int = wire.ACK_DEFAULT, ttls: Sequence[int] | None = None,
-        shards: Sequence[int] | None = None,
+        self, op: int | bytes, keys: Sequence[Any], values: Sequence[Any] | None, started_ms: float,
+        deadline_ms: float, ack: int = wire.ACK_DEFAULT, operands: Sequence[int] | None = None,
+        ttls: Sequence[int] | None = None, shards: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         self.op = op
+        """One operation for all keys, or one for each."""
         self.keys = keys
         self.values = values
         """As they travel; None where the operations take none."""
@@ -79,6 +80,7 @@ class Call:
         self.started_ms = started_ms
         self.deadline_ms = deadline_ms
         self.ack = ack
+        """When writes are acknowledged: one of `wire.ACK_…`."""
         self.count = len(keys)
         self.open = 1
         """What is still missing: itself while it has not been routed, then whole batches of its own, and single
@@ -89,6 +91,8 @@ class Call:
         """Place -> answer, of operations that travelled with others'."""
         self.failures: dict[int, Failure] = {}
         """Place -> failure."""
+        self.waiter: Any = None
+        """The host's: who waits for it."""
 
     @property
     def done(self) -> bool:

@@ -87,7 +87,8 @@ class ClientCore:
         self._now_ms = 0.0
         self._fresh: list[Call] = []
         """Calls that have not been routed."""
-        self._calls: dict[Call, None] = {}
+        self.calls: dict[Call, None] = {}
+        """Calls that have not ended."""
         self._deadline_ms = float("inf")
         """At or before the nearest deadline of a call."""
         self._batches = 0
@@ -129,21 +130,17 @@ class ClientCore:
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
-    def submit(
-        self, op: int | bytes, keys: Sequence[Any], values: Sequence[Any] | None, now_ms: float, deadline_ms: float,
-        ack: int = wire.ACK_DEFAULT, operands: Sequence[int] | None = None, ttls: Sequence[int] | None = None,
-        shards: Sequence[int] | None = None,
-    ) -> Call:  # fmt: skip
-        """Start a call; it leaves with the next `step`.
-
-        `op`: one operation for all keys, or one for each; then those on one key take effect in their order. `values`:
-        as they travel. `ack`: when writes are acknowledged, one of `wire.ACK_…`. `operands`: versions for conditions,
-        cursors. `ttls`: milliseconds to live, 0 for ever. `shards`: of operations on whole shards.
-        """
-        call = Call(op, keys, values, operands, now_ms, deadline_ms, ack, ttls, shards)
-        self._calls[call] = None
-        self._fresh.append(call)
-        self._deadline_ms = min(self._deadline_ms, deadline_ms)
+    def submit(self, call: Call) -> Call:
+        """Start a call; it leaves with the next `step`."""
+        self.calls[call] = None
+        if call.deadline_ms < self._deadline_ms:
+            self._deadline_ms = call.deadline_ms
+        primaries, op = self._primaries, call.op
+        if call.count == 1 and primaries and call.shards is None and type(op) is int and op not in wire.REPLICA_READS:
+            # Most calls: it waits where the next message to its node takes it along, and is looked at no more.
+            self._add_loose(call, 0, shard_of(call.keys[0], len(primaries)))
+        else:
+            self._fresh.append(call)
         return call
 
     def abandon(self, call: Call) -> None:
@@ -154,7 +151,7 @@ class ClientCore:
 
         if not call.done:
             self._fail(call, given_up)
-        self._calls.pop(call, None)
+        self.calls.pop(call, None)
 
     def _route(self) -> None:
         """Send fresh calls on their way, once there is a map to route by."""
@@ -185,7 +182,7 @@ class ClientCore:
         boot = self._any_replica(shard) if spread else self._primaries[shard]
         if op == wire.GET_ANY and boot == self._primaries[shard]:
             op = wire.GET
-        kind = wire.new_tuple(Kind, (op, call.ack, spread, int(call.deadline_ms - self._now_ms).bit_length()))
+        kind = wire.new_tuple(Kind, (op, call.ack, spread, int(call.deadline_ms - call.started_ms).bit_length()))
         link = self._links.get(boot)
         if link is None:
             link = self._links[boot] = Link()
@@ -462,9 +459,9 @@ class ClientCore:
             self._keep_contact()
             self._chores_ms = self._next_wake_ms()
         for call in self.finished:
-            self._calls.pop(call, None)
+            self.calls.pop(call, None)
         out, self._out = self._out, []
-        deadline_ms = self._deadline_ms if self._calls else float("inf")
+        deadline_ms = self._deadline_ms if self.calls else float("inf")
         self.next_wake_ms = max(now_ms + 1.0, min(self._chores_ms, deadline_ms))
         return self._fragments.outgoing(out, now_ms)
 
@@ -503,15 +500,15 @@ class ClientCore:
                     wakes.append(one.sent_ms + late_ms)
                 if one.kind is not None and one.kind in link.loose and self._now_ms < one.sent_ms + HOLD_MS:
                     wakes.append(one.sent_ms + HOLD_MS)
-            if link.broken and self._calls and (link.waiting or link.pinged_ms is not None):
+            if link.broken and self.calls and (link.waiting or link.pinged_ms is not None):
                 wakes.append(link.hello_ms + HELLO_MS)
                 if link.pinged_ms is not None and self._now_ms < link.pinged_ms + REPLICA_TRY_MS:
                     wakes.append(link.pinged_ms + REPLICA_TRY_MS)
-        if self._calls and not self.map.version:
+        if self.calls and not self.map.version:
             wakes.append(self._asked_manager_ms + MANAGER_MS)
-        if self._calls and any(link.pinged_ms is not None for link in self._links.values()):
+        if self.calls and any(link.pinged_ms is not None for link in self._links.values()):
             wakes.append(max(self._accused_ms, self._now_ms) + ACCUSE_MS)
-        if self._hopeless and self._calls:
+        if self._hopeless and self.calls:
             wakes.append(max(self._pulled_ms, self._now_ms) + PULL_MS)
         wakes.append(self._fragments.next_wake_ms())
         return min(wakes)
@@ -672,10 +669,10 @@ class ClientCore:
 
     def _expire_calls(self) -> None:
         self._deadline_ms = float("inf")
-        for call in list(self._calls):
+        for call in list(self.calls):
             if self._now_ms >= call.deadline_ms:
                 self._fail(call, partial(self._expired, call))
-                self._calls.pop(call, None)
+                self.calls.pop(call, None)
             else:
                 self._deadline_ms = min(self._deadline_ms, call.deadline_ms)
 
@@ -750,7 +747,7 @@ class ClientCore:
                     del link.loose[kind]
 
     def _open_batches(self) -> dict[Batch, None]:
-        return {batch: None for call in self._calls for batch in call.batches if not batch.over}
+        return {batch: None for call in self.calls for batch in call.batches if not batch.over}
 
     def _wants_hopeless(self) -> bool:
         """Whether some operation wants a shard that waiting will not bring back, by the map we have."""
@@ -789,7 +786,7 @@ class ClientCore:
 
     def _keep_contact(self) -> None:
         """Ask the manager for a map while there is none; tell it of nodes that do not answer."""
-        if self._calls and not self.map.version and self._now_ms - self._asked_manager_ms >= MANAGER_MS:
+        if self.calls and not self.map.version and self._now_ms - self._asked_manager_ms >= MANAGER_MS:
             self._asked_manager_ms = self._now_ms
             self._send(MANAGER, wire.HELLO, self._now_ms)
         if self._hopeless and self._now_ms - self._pulled_ms >= PULL_MS and self._wants_hopeless():
