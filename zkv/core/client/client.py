@@ -571,6 +571,7 @@ class ClientCore:
     def _close(self, batch: Batch) -> None:
         """Nothing of a batch is open any more: it is below the watermark from here on."""
         self._open_writes.pop(batch.number, None)
+        batch.calls = ()  # they refer to it: nothing of an operation is to wait for the garbage collector
         follower, batch.next = batch.next, None
         if follower is not None and not follower.over:
             self._try(follower, follower.open())
