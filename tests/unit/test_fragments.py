@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zkv.core import wire
-from zkv.core.fragments import PIECES_LIMIT, STALLED_MS, WINDOW, Fragments
+from zkv.core.fragments import PIECES_LIMIT, STALLED_MS, UNCUT_PIECES, WINDOW, Fragments
 from zkv.core.node.local import Address
 from zkv.core.wire import FRAGMENT_BYTES, Malformed
 
 SENDER, RECEIVER = 2**32 + 1, 2**32 + 2
 
 
-def frame_of(pieces: float, kind: int = wire.REPLY, fill: int = 0) -> bytes:
+def frame_of(pieces: float, kind: int = wire.MAP, fill: int = 0) -> bytes:
     """A frame of `pieces` pieces (0: a short one), told apart by its content."""
     body = bytes([fill % 256]) * max(8, int(pieces * FRAGMENT_BYTES) - 100)
     return wire.encode_header(kind, 1, SENDER, RECEIVER, 3) + body
@@ -86,7 +86,7 @@ def test_a_long_frame_arrives_as_it_was() -> None:
 
 @pytest.mark.parametrize("rest", [1, 255, 256, 65535, 65536, FRAGMENT_BYTES])
 def test_a_piece_is_a_frame_like_any_other(rest: int) -> None:
-    frame = wire.encode_header(wire.REPLY, 1, SENDER, RECEIVER, 3)
+    frame = wire.encode_header(wire.MAP, 1, SENDER, RECEIVER, 3)
     frame += bytes(range(256)) * (2 * FRAGMENT_BYTES // 256)
     frame = frame[: FRAGMENT_BYTES + rest]
     pieces = [piece for _, piece in Fragments().outgoing([(RECEIVER, frame)], 0.0)]
@@ -105,6 +105,16 @@ def test_the_cut_falls_where_a_frame_grows_too_long(extra: int) -> None:
     assert len(link.pieces) == (2 if extra > 0 else 1)
     link.run()
     assert link.arrived == [frame]
+
+
+@pytest.mark.parametrize("kind", [wire.REQUEST, wire.REPLY])
+def test_what_clients_ask_and_hear_is_cut_where_it_is_very_long(kind: int) -> None:
+    for pieces, cut in ((UNCUT_PIECES, 0), (UNCUT_PIECES + 0.1, UNCUT_PIECES + 1)):
+        sender = Fragments()
+        frame = frame_of(pieces, kind)
+        out = sender.outgoing([(RECEIVER, frame)], 0.0)
+        assert [piece for _, piece in out] == [frame] if not cut else len(out) == WINDOW < cut
+        assert (sender.next_wake_ms() < float("inf")) == bool(cut)
 
 
 def test_at_most_a_window_is_under_way() -> None:
@@ -208,7 +218,7 @@ def test_whatever_happens_no_frame_arrives_wrong(events: list[str]) -> None:
         match event:
             case "send" | "short" | "batch":
                 pieces = {"send": 2 + number % 4, "short": 0, "batch": 1.5}[event]
-                sent.append(frame_of(pieces, wire.BATCH if event == "batch" else wire.REPLY, fill=number))
+                sent.append(frame_of(pieces, wire.BATCH if event == "batch" else wire.MAP, fill=number))
                 link.send(sent[-1])
             case "arrive":
                 link.arrive()

@@ -2,7 +2,9 @@
 
 A frame longer than `FRAGMENT_BYTES` is cut; at most `WINDOW` pieces to one destination are under way, and each
 acknowledgement releases the next. Leases, grants and acknowledgements pass in between. Batches of a numbered stream
-do not overtake a long one before them: they would only be refused as a gap.
+do not overtake a long one before them: they would only be refused as a gap. Requests and replies, on whose links
+nothing of that kind travels, are only cut where they are longer than `UNCUT_PIECES` pieces: cutting a value of 1 MB
+takes as long as all the rest of its way.
 
 A piece that is lost ends its transfer after `STALLED_MS`; whoever sent the frame sends it again, as for any lost frame.
 """
@@ -18,6 +20,8 @@ from zkv.core.node.local import Address
 from zkv.core.wire import FRAGMENT_BYTES, HEADER, Malformed
 
 WINDOW: Final = 4
+UNCUT_PIECES: Final = 5
+"""So that a client's batch (1 MiB of values) stays whole."""
 STALLED_MS: Final = 1000.0
 QUEUE_BYTES: Final = 256 * 1024 * 1024
 """What may wait for one destination; beyond it long frames are dropped, and come again."""
@@ -25,6 +29,7 @@ PARTIAL_BYTES: Final = 512 * 1024 * 1024
 """What incomplete transfers may hold in all."""
 PIECES_LIMIT: Final = 4096
 IN_STREAM: Final = frozenset((wire.BATCH,))
+OF_CLIENTS: Final = frozenset((wire.REQUEST, wire.REPLY))
 
 _EMPTY: Final = wire.pack(b"")
 _BIN: Final = struct.Struct(">BI")
@@ -69,7 +74,8 @@ class Fragments:
         leaving, self._acks = self._acks, []
         for to, frame in out:
             outbox = self._outboxes.get(to)
-            if len(frame) <= FRAGMENT_BYTES and (outbox is None or frame[3] not in IN_STREAM):
+            limit = UNCUT_PIECES * FRAGMENT_BYTES if frame[3] in OF_CLIENTS else FRAGMENT_BYTES
+            if len(frame) <= limit and (outbox is None or frame[3] not in IN_STREAM):
                 leaving.append((to, frame))
                 continue
             if outbox is None:
