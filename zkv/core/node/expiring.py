@@ -4,7 +4,8 @@ Now and then what is due is deleted, a bounded number of entries at once: replic
 between operations are compared with the clock (`meet`): they expire what they meet first, and their answers wait for
 the commit of that, as for anything they show. To delete at each turn what is due would spare them the look, and be
 three times as much work: each batch is a turn of its receivers, and each acknowledgement one of the sender, in which
-something is due again.
+something is due again. The nodes do it in turn, at moments of cluster time that they share out by their places in the
+map: whoever waits for a write that all of them take part in would else wait for the reclamations of all of them.
 
 Backups keep the same wheel and delete nothing: what is due there is parked until the primary's delete comes, or until
 they are primary themselves.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from math import inf
 from typing import Final
 
 from zkv.core import wire
@@ -24,8 +26,8 @@ from zkv.core.node.serving import Serving
 
 RECLAIMED_AT_ONCE: Final = 512
 """Entries deleted in one turn: about a millisecond of it."""
-INTERVAL_MS: Final = 25.0
-"""Between two reclamations, unless more was due than one could take."""
+INTERVAL_MS: Final = 25
+"""Between two reclamations of a node, unless more was due than one could take."""
 WINDOW_MS: Final = 5000.0
 """The lag that is reported is that of so long."""
 
@@ -36,7 +38,10 @@ class Expiring:
     def __init__(self, local: Local, serving: Serving) -> None:
         self.local = local
         self.serving = serving
-        self._reclaimed_ms = float("-inf")
+        self._due_ms = float("-inf")
+        """When the next reclamation is, on this node's clock."""
+        self._phase_ms = 0
+        """Cluster time modulo the interval at which this node reclaims."""
         self._caught_up_ms = float("-inf")
         self._left = False
         """Whether the last reclamation left something that was due."""
@@ -48,7 +53,7 @@ class Expiring:
 
     def tend(self) -> None:
         """Beginning of a turn: reclaim, if it is time."""
-        if self._left or self.local.now_ms >= self._reclaimed_ms + INTERVAL_MS:
+        if self._left or self.local.now_ms >= self._due_ms:
             self._report_lag()
             self.reclaim()
 
@@ -59,7 +64,10 @@ class Expiring:
         cluster_ms = local.cluster_ms
         if not cluster_ms:
             return
-        self._reclaimed_ms = local.now_ms
+        members = sorted(local.map.members)
+        place = members.index(local.boot) if local.boot in local.map.members else 0
+        self._phase_ms = INTERVAL_MS * place // max(len(members), 1)
+        self._due_ms = local.now_ms + self._our_turn(cluster_ms + 1) - cluster_ms
         if self._blocked:
             free = {shard for shard in self._blocked if not self._is_blocked(shard)}
             self._blocked -= free
@@ -139,5 +147,11 @@ class Expiring:
         local, expiry = self.local, self.local.store.expiry
         if not expiry.count or not local.cluster_ms:
             return
-        due_ms = local.now_ms + expiry.next_ms() - local.cluster_ms
-        wake(max(due_ms, self._reclaimed_ms + (0.0 if self._left else INTERVAL_MS)))
+        if self._left:
+            wake(local.now_ms)
+        elif (next_ms := expiry.next_ms()) < inf:
+            wake(max(self._due_ms, local.now_ms + self._our_turn(int(next_ms)) - local.cluster_ms))
+
+    def _our_turn(self, cluster_ms: int) -> int:
+        """The first moment from then on at which this node reclaims."""
+        return cluster_ms + (self._phase_ms - cluster_ms) % INTERVAL_MS
