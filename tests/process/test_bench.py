@@ -53,18 +53,19 @@ def check_table_and_interruption(cluster: LocalCluster) -> None:
     assert re.search(r"^all( +[\d.,]+){7} +0$", done.stdout, re.MULTILINE)
     with cluster.client() as kv:
         assert kv.count("kept:") == 50
-        process = subprocess.Popen(
-            command("bench", "--seconds", "1000", *FEW), env=environment(ZKV_MANAGER=cluster.manager),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        with process:
-            assert process.stdout is not None
-            while not (line := process.stdout.readline()).startswith("measuring: "):
-                assert line
-            process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=WAIT_S)
-        assert (process.returncode, errors) == (130, "")
-        assert kv.count("") == 51
+        for end in (signal.SIGINT, signal.SIGTERM):
+            process = subprocess.Popen(
+                command("bench", "--seconds", "1000", *FEW), env=environment(ZKV_MANAGER=cluster.manager),
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            with process:
+                assert process.stdout is not None
+                while not (line := process.stdout.readline()).startswith("measuring: "):
+                    assert line
+                process.send_signal(end)
+                _, errors = process.communicate(timeout=WAIT_S)
+            assert (process.returncode, errors) == (128 + end, "interrupted\n")
+            assert kv.count("") == 51
 
 
 def test_nobody_is_there() -> None:

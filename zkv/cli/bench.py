@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from zkv import __version__
+from zkv.cli.ending import ended_by_signals
 from zkv.cli.options import CONTEXT, EXIT_TIMED_OUT, EXIT_UNAVAILABLE, Command, Failure
 from zkv.cli.render import as_json, counted
 from zkv.cli.session import Session, common_options, read_option
@@ -55,7 +56,7 @@ failed is counted by kind of error. Clients take processor time, too: on the mac
 with it.
 
 Exit status: 0 it was measured, also where some operations failed; 2 wrong usage; 3 no manager, or no operation
-succeeded; 4 all of them ran into their deadline; 130 interrupted (the keys are deleted then, too).
+succeeded; 4 all of them ran into their deadline; 130 interrupted, 143 by SIGTERM (the keys are deleted then, too).
 """
 
 
@@ -124,7 +125,7 @@ def main(
         seconds=seconds if seconds or operations else SECONDS, operations=operations, per_s=per_s,
         read=read or "primary", timeout_s=session.timeout_s, workload=workload,
     )  # fmt: skip
-    with session.client() as kv:
+    with ended_by_signals(), session.client() as kv:
         kv.mget([workload.key(0)])  # is anybody there?
         try:
             with _shown("filling", "keys", session.json) as show:

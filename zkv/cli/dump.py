@@ -7,16 +7,15 @@ everything else go to standard error.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from zkv.cli.ending import ended_by_signals
 from zkv.cli.options import CONTEXT, Command
 from zkv.cli.render import as_json, byte_count, counted
 from zkv.cli.session import word
@@ -32,7 +31,6 @@ STANDARD: Final = "-"
 """As FILE: standard output, or input."""
 MANAGER_S: Final = 5.0
 """Longest wait for the manager to say what time it is."""
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command(
@@ -60,7 +58,7 @@ def dump(file: str, manager: str, timeout: float, json_: bool) -> None:
 
     started_s = time.monotonic()
     with ExitStack() as stack:
-        stack.enter_context(_ended_by_signals(f"nothing is left of {file}" if file != STANDARD else ""))
+        stack.enter_context(ended_by_signals(f"nothing is left of {file}" if file != STANDARD else ""))
         if file == STANDARD:
             if sys.stdout.isatty():
                 raise UsageError("a dump is no text: name a file, or send standard output to one")
@@ -125,7 +123,7 @@ def load(file: str, if_absent: bool, prefix: str, dry_run: bool, manager: str, t
     left = "" if dry_run else "keys may have been loaded; to load again does the rest"
     start = word(prefix)
     with ExitStack() as stack:
-        stack.enter_context(_ended_by_signals(left))
+        stack.enter_context(ended_by_signals(left))
         stream = sys.stdin.buffer if file == STANDARD else stack.enter_context(_opened(file))
         spool = None if stream.seekable() else stack.enter_context(Spool(stream))
         begin = 0 if spool else stream.tell()
@@ -211,37 +209,6 @@ def _cluster_ms(manager: str, timeout_s: float) -> int:
 
     with AdminLink(manager, timeout_s=min(timeout_s, MANAGER_S)) as link:
         return link.cluster_ms()
-
-
-class _Ended(KeyboardInterrupt):
-    """A signal asks to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-
-@contextmanager
-def _ended_by_signals(remark: str) -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block like Ctrl-C: in order. The first one counts; cleaning up is not disturbed."""
-
-    def end(number: int, _: FrameType | None) -> NoReturn:
-        for each in former:
-            signal.signal(each, signal.SIG_IGN)
-        raise _Ended(number)
-
-    # Who had them ignored (nohup) wants them ignored.
-    former = {each: found for each in _ENDING if (found := signal.getsignal(each)) is not signal.SIG_IGN}
-    try:
-        for each in former:
-            signal.signal(each, end)
-        yield
-    except _Ended as ended:
-        click.echo(f"interrupted{remark and ': '}{remark}", err=True)
-        raise click.exceptions.Exit(128 + ended.number) from None
-    finally:
-        for each, handler in former.items():
-            signal.signal(each, handler)
 
 
 @contextmanager
