@@ -26,7 +26,7 @@ from zkv.core.node.serving import Serving
 
 RECLAIMED_AT_ONCE: Final = 512
 """Entries deleted in one turn: about a millisecond of it."""
-INTERVAL_MS: Final = 25
+INTERVAL_MS: Final = 30
 """Between two reclamations of a node, unless more was due than one could take."""
 WINDOW_MS: Final = 5000.0
 """The lag that is reported is that of so long."""

@@ -1,7 +1,7 @@
 """Which entries expire, and when: a hierarchical timing wheel.
 
 Adding, removing and finding what is due cost the same however many entries are stored, and nothing is looked at that
-does not change: the work follows what expires. A slot of the lowest level is 16 milliseconds wide, and four minutes
+does not change: the work follows what expires. A slot of the lowest level is 8 milliseconds wide, and four minutes
 ahead lie in such slots: most entries stay in the first slot that they come to. What is further away waits in a wide
 slot, and moves down steadily while the slot is next. A slot keeps its keys as a dict, so that an entry that is
 overwritten leaves at once, and the wheel holds exactly the entries that have an expiry.
@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from typing import Final
 
-BITS: Final = (4, 18, 32)
-"""By level: a slot is 2**bits milliseconds wide (16 ms, 4.4 minutes, 50 days)."""
+BITS: Final = (3, 18, 32)
+"""By level: a slot is 2**bits milliseconds wide (8 ms, 4.4 minutes, 50 days)."""
 LEVELS: Final = len(BITS)
 MOVED_AT_ONCE: Final = 2048
 """Entries that move down from one level in one go, once their slot has begun: about three milliseconds' work."""
