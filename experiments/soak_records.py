@@ -192,13 +192,13 @@ class Recorder:
         elif call.op != wire.WATCH:
             self._take_operations(call, start_ms, end_ms)
 
-    def gave_up(self, op: int | bytes, keys: Sequence[Any], values: Any, ttls: Any, start_ms: float) -> None:
+    def gave_up(self, call: Call, start_ms: float) -> None:
         """A call ended with an exception: nothing is known of it."""
-        for place, key in enumerate(keys):
-            one = op if isinstance(op, int) else op[place]
-            if one in wire.WRITES:
-                row = self._row(one, text_of(key), start_ms, None if values is None else values[place])
-                self.row(row._replace(ttl_ms=float(ttls[place]) if ttls else 0.0))
+        for place, key in enumerate(call.keys):
+            op = call.op if isinstance(call.op, int) else call.op[place]
+            if op in wire.WRITES:
+                row = self._row(op, text_of(key), start_ms, None if call.values is None else call.values[place])
+                self.row(row._replace(ttl_ms=float(call.ttls[place]) if call.ttls else 0.0))
 
     def read(self, key: str, start_ms: float, end_ms: float, version: int, value: Any) -> None:
         """An entry that was seen somewhere."""
@@ -348,16 +348,15 @@ class RecordingConnection(Connection):
 
     recorder: Recorder
 
-    def perform(self, op: Any, keys: Any, values: Any, *rest: Any) -> Call:
+    def perform(self, call: Call) -> None:
         """Run one call to its end."""
         start_ms = self.recorder.now_ms()
         try:
-            call = super().perform(op, keys, values, *rest)
+            super().perform(call)
         except BaseException:
-            self.recorder.gave_up(op, keys, values, rest[3] if len(rest) > 3 else None, start_ms)
+            self.recorder.gave_up(call, start_ms)
             raise
         self.recorder.take(call, start_ms)
-        return call
 
 
 class RecordingClient(Client):
@@ -378,16 +377,15 @@ class RecordingAsyncConnection(AsyncConnection):
 
     recorder: Recorder
 
-    async def perform(self, op: Any, keys: Any, values: Any, *rest: Any) -> Call:
+    async def perform(self, call: Call) -> None:
         """Run one call to its end."""
         start_ms = self.recorder.now_ms()
         try:
-            call = await super().perform(op, keys, values, *rest)
+            await super().perform(call)
         except BaseException:
-            self.recorder.gave_up(op, keys, values, rest[3] if len(rest) > 3 else None, start_ms)
+            self.recorder.gave_up(call, start_ms)
             raise
         self.recorder.take(call, start_ms)
-        return call
 
 
 class RecordingAsyncClient(AsyncClient):

@@ -208,12 +208,7 @@ class AsyncClient(Configured, Operations, ScanOperations, WaitOperations, Awaiti
         if kind is One or kind is Many or kind is LearnMap:
             connection = self._live()
             call = call_of(plan, now_ms(), 1000 * self._deadline_s(plan.timeout_s))
-            connection.start(call)
-            try:
-                await call.waiter
-            except asyncio.CancelledError:
-                connection.forget(call)
-                raise
+            await connection.perform(call)
             return outcome_of(plan, call, connection.core.map, self.manager)
         if kind is Pause:
             return await asyncio.sleep(plan.seconds)

@@ -56,8 +56,27 @@ class AsyncConnection(ClientHost):
         self.condemned = False
         """Whether an exception ended a turn in its middle."""
 
-    def start(self, call: Call) -> None:
-        """Start a call, for whose `waiter` the caller waits; or who gives up: `forget`."""
+    async def perform(self, call: Call) -> None:
+        """Run a call to its end: answers and failures."""
+        self._start(call)
+        try:
+            await call.waiter
+        except asyncio.CancelledError:
+            self._forget(call)
+            raise
+
+    def begin(self, call: Call) -> AsyncStanding:
+        """Begin a call and return; the loop sees to it."""
+        self._start(call)
+
+        def over(future: asyncio.Future[None]) -> None:
+            if not future.cancelled():
+                future.exception()  # looked at: the loop need not warn of what nobody waited for
+
+        call.waiter.add_done_callback(over)
+        return AsyncStanding(self, call)
+
+    def _start(self, call: Call) -> None:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._attach(loop)
@@ -69,21 +88,10 @@ class AsyncConnection(ClientHost):
         if not self._scheduled:
             self._schedule()
 
-    def forget(self, call: Call) -> None:
+    def _forget(self, call: Call) -> None:
         """Whoever waited for this call does so no longer."""
         if not call.done:
             self.core.abandon(call)
-
-    def begin(self, call: Call) -> AsyncStanding:
-        """Begin a call and return; the loop sees to it."""
-        self.start(call)
-
-        def over(future: asyncio.Future[None]) -> None:
-            if not future.cancelled():
-                future.exception()  # looked at: the loop need not warn of what nobody waited for
-
-        call.waiter.add_done_callback(over)
-        return AsyncStanding(self, call)
 
     async def wait_any(self, standing: Sequence[AsyncStanding], timeout_ms: float) -> None:
         """Wait until one of these calls is done or given up, or the time has passed. A cancellation leaves them
@@ -111,7 +119,7 @@ class AsyncConnection(ClientHost):
     def give_up(self, standing: Sequence[AsyncStanding]) -> None:
         """Nobody wants these calls any more: whoever waits for one does so no longer."""
         for one in standing:
-            self.forget(one.call)
+            self._forget(one.call)
             if not one.call.waiter.get_loop().is_closed():
                 one.call.waiter.cancel()
 
