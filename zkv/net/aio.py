@@ -83,8 +83,8 @@ class AsyncConnection(ClientHost):
         core = self.core
         if len(core.calls) >= CALLS_LIMIT:
             raise UsageError(f"this client has {CALLS_LIMIT} calls under way already")
+        call.waiter = loop.create_future()  # first: an interrupt must not leave the core a call without one
         core.submit(call)
-        call.waiter = loop.create_future()
         if not self._scheduled:
             self._schedule()
 
